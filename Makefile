@@ -1,0 +1,46 @@
+# Everything runs from Python 3.11+, git and make: the tools are installed into .venv.
+
+PYTHON ?= $(shell for python in python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint format lock clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: .venv/ready ## Render a project, train it, serve it, ask it for predictions
+	$(BIN)/python scripts/demo.py
+
+test: lint ## Everything: lint, and the rendered projects' own checks
+	$(BIN)/pytest
+
+test-fast: .venv/ready ## What takes seconds: no installed project, no Docker
+	$(BIN)/pytest -m "not slow"
+
+lint: .venv/ready ## Check format, style, types and workflows of the template itself
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/actionlint
+	$(BIN)/zizmor --offline --quiet .github
+
+format: .venv/ready ## Rewrite the template's own Python as lint wants it
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# The environment of pip and uv is set aside: the lock holds what the public index has.
+lock: .venv/ready ## Renew requirements.lock from requirements.in
+	env -u UV_FIND_LINKS -u UV_INDEX -u UV_DEFAULT_INDEX $(BIN)/uv pip compile --no-config --quiet \
+		--upgrade --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command "make lock" --output-file requirements.lock requirements.in
+
+clean: ## Remove what was built here
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache
+
+.venv/ready: requirements.lock
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found: install one, or name it with 'make PYTHON=/path/to/python ...'." >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@

@@ -1,0 +1,1 @@
+"""A machine-learning model behind a typed HTTP API."""

@@ -1,0 +1,43 @@
+"""The `mmp` command. Every public module in `serving.commands` is one of its commands.
+
+Command modules import what they need inside their function, so that `mmp --help` is quick.
+"""
+
+import importlib
+import pkgutil
+import sys
+
+import typer
+
+from serving import commands
+from serving.errors import ServingError
+
+app = typer.Typer(
+    name="mmp",
+    help="Train a model from a recipe, serve it over HTTP, predict files with it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Keep the commands' names even when there is only one."""
+
+
+for _module in pkgutil.iter_modules(commands.__path__):
+    if not _module.name.startswith("_"):
+        _command = importlib.import_module(f"{commands.__name__}.{_module.name}")
+        app.command(_module.name.replace("_", "-"))(_command.run)
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user ends with one sentence and exit status 2."""
+    try:
+        app()
+    except ServingError as exc:
+        print(f"mmp: {exc}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,142 @@
+"""Column types: what an MLflow type is in JSON, in a NumPy array and in a text file.
+
+This is the one table from which requests are typed, frames are built and batch files are read.
+Types are those of MLflow's column-based signatures (`mlflow.types.DataType`), by name.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, PlainValidator, WithJsonSchema
+
+from serving.errors import ContractError
+
+
+@dataclass(frozen=True)
+class ColumnType:
+    """One column type in each of its forms."""
+
+    annotation: Any
+    """Type of a request field, for Pydantic's strict mode."""
+    dtype: str
+    """NumPy dtype of the column, exactly as the signature asks for it."""
+    rule: str
+    """What a value must be, in words."""
+
+
+_RFC_3339 = re.compile(
+    r"\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?([Zz]|[+-]\d{2}:\d{2})?)?"
+)
+
+
+def parse_datetime(value: object) -> datetime:
+    """Read an RFC 3339 date-time, or a date as its midnight, as naive UTC.
+
+    Raises `ValueError` for anything else.
+    """
+    try:
+        if isinstance(value, str) and _RFC_3339.fullmatch(value):
+            value = datetime.fromisoformat(value.upper())
+        if isinstance(value, datetime):
+            return value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
+        if isinstance(value, date):
+            return datetime(value.year, value.month, value.day)
+    except (ValueError, OverflowError):
+        pass  # a month 13, or a zone that leads out of the calendar
+    raise ValueError("must be an RFC 3339 date-time such as 2026-01-31T12:00:00Z, or a date")
+
+
+def is_datetime(value: object) -> bool:
+    """Whether `parse_datetime` takes the value."""
+    try:
+        parse_datetime(value)
+    except ValueError:
+        return False
+    return True
+
+
+_Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+_Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+_Float32 = Annotated[float, Field(allow_inf_nan=False, ge=-3.4028234e38, le=3.4028234e38)]
+_Float64 = Annotated[float, Field(allow_inf_nan=False)]
+_DateTime = Annotated[
+    datetime,
+    PlainValidator(parse_datetime),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+
+Scalar = str | int | _Float64 | bool | None
+"""What a column may be when no signature gives its type."""
+
+COLUMN_TYPES: dict[str, ColumnType] = {
+    "boolean": ColumnType(bool, "bool", "a boolean"),
+    "integer": ColumnType(_Int32, "int32", "an integer of 32 bits"),
+    "long": ColumnType(_Int64, "int64", "an integer of 64 bits"),
+    "float": ColumnType(_Float32, "float32", "a finite number of single precision"),
+    "double": ColumnType(_Float64, "float64", "a finite number"),
+    "string": ColumnType(str, "object", "a string"),
+    "datetime": ColumnType(_DateTime, "datetime64[us]", "an RFC 3339 date-time or a date"),
+    "any": ColumnType(Scalar, "object", "a string, a number, a boolean or null"),
+}
+"""MLflow's scalar types, and `any` for a column without one."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A named column of a table; one that is not required may be absent or null."""
+
+    name: str
+    type: str
+    required: bool = True
+
+    def __post_init__(self) -> None:
+        if self.type not in COLUMN_TYPES:
+            raise ContractError(
+                f"column '{self.name}' has the type {self.type}; "
+                f"supported are {', '.join(COLUMN_TYPES)}"
+            )
+
+    @property
+    def spec(self) -> ColumnType:
+        """The forms of this column's type."""
+        return COLUMN_TYPES[self.type]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The model's own columns: what it takes and the type of each thing that it answers."""
+
+    inputs: tuple[Column, ...]
+    output_types: tuple[str, ...] = ()
+
+
+Table = dict[str, np.ndarray]
+"""Columns by name, each of shape (rows,), of equal length, with the dtypes of `COLUMN_TYPES`.
+
+Missing values are NaN (NaT in date-times; a float array where an integer or boolean column has
+some)."""
+
+
+def to_array(values: Sequence[Any], column: Column) -> np.ndarray:
+    """Build the array of a column from Python values, where None is missing."""
+    dtype = column.spec.dtype
+    if dtype == "object":
+        array = np.empty(len(values), dtype=object)
+        array[:] = [np.nan if value is None else value for value in values]
+        return array
+    if dtype in ("bool", "int32", "int64") and any(value is None for value in values):
+        dtype = "float64"
+    return np.array(values, dtype=dtype)
+
+
+def to_table(rows: Iterable[Sequence[Any]], columns: Sequence[Column]) -> Table:
+    """Build a table from rows, each a sequence of values in the order of `columns`."""
+    by_column = list(zip(*rows, strict=True)) or [()] * len(columns)
+    return {
+        column.name: to_array(values, column)
+        for column, values in zip(columns, by_column, strict=True)
+    }

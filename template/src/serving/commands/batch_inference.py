@@ -1,0 +1,50 @@
+"""`mmp batch-inference`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.commands._options import (
+    ConfigPath,
+    DataPath,
+    ModelUri,
+    RunId,
+    choose_model,
+    settings_with,
+)
+from serving.errors import ConfigError
+from serving.settings import DEFAULT_CONFIG
+
+
+def run(
+    run_id: RunId = None,
+    model_uri: ModelUri = None,
+    config_path: ConfigPath = DEFAULT_CONFIG,
+    data_path: DataPath = None,
+    output_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-path", "-o", envvar="OUTPUT_PATH", help="CSV or Parquet file to write."
+        ),
+    ] = None,
+) -> None:
+    """Predict every row of a file.
+
+    Writes the rows, in order, with their predictions added.
+    """
+    if data_path is None:
+        raise ConfigError("no data is named; give --data-path FILE (DATA_PATH)")
+    if output_path is None:
+        raise ConfigError("no output is named; give --output-path FILE (OUTPUT_PATH)")
+    choose_model(run_id, model_uri)
+    settings = settings_with(config_path)
+
+    from serving.inference.batch import predict_file
+    from serving.model import load_model
+    from serving.tables import check_format
+
+    check_format(data_path)
+    check_format(output_path)
+    rows = predict_file(load_model(settings), data_path, output_path)
+    print(f"{rows} rows predicted: {output_path}")

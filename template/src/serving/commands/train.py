@@ -1,0 +1,62 @@
+"""`mmp train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.commands._options import ConfigPath, DataPath, settings_with
+from serving.errors import RecipeError
+from serving.settings import DEFAULT_CONFIG
+
+RECIPES = Path("recipes")
+
+
+def run(
+    recipe_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe-path",
+            "-r",
+            envvar="RECIPE_PATH",
+            help="Recipe file: what is trained.  [default: the only one in recipes/]",
+        ),
+    ] = None,
+    config_path: ConfigPath = DEFAULT_CONFIG,
+    data_path: DataPath = None,
+) -> None:
+    """Train a model from a recipe.
+
+    Logs it to MLflow and prints the run id and how to serve it.
+    """
+    from serving.recipe import load_recipe
+
+    settings = settings_with(config_path)
+    path = recipe_path or _only_recipe()
+    recipe = load_recipe(path)
+
+    from serving.training.trainer import train
+
+    try:
+        result = train(recipe, settings, data_path)
+    except RecipeError as exc:
+        raise RecipeError(f"{path}: {exc}") from exc
+
+    rows = ", ".join(f"{count} {name}" for name, count in result.rows.items())
+    print(f"recipe: {recipe.name} ({path})")
+    print(f"rows: {rows}" + (f", {result.dropped} without target left out" * bool(result.dropped)))
+    for name, value in result.metrics.items():
+        print(f"{name}: {value:.4f}")
+    print(f"model_id: {result.model_id}")
+    print(f"run_id: {result.run_id}")
+    print(f"\nNext: uv run mmp serve-api --run-id {result.run_id}")
+
+
+def _only_recipe() -> Path:
+    found = sorted([*RECIPES.glob("*.yaml"), *RECIPES.glob("*.yml")])
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise RecipeError(f"no recipe in {RECIPES.resolve()}; give --recipe-path (RECIPE_PATH)")
+    names = ", ".join(str(path) for path in found)
+    raise RecipeError(f"several recipes ({names}); choose one with --recipe-path (RECIPE_PATH)")

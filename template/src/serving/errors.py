@@ -1,0 +1,33 @@
+"""Errors that the user can mend: each says in one sentence what is wrong and where."""
+
+
+class ServingError(Exception):
+    """Base of all errors whose message is meant for the user as it stands.
+
+    The command line prints it on stderr and exits with status 2; the server gives it as the
+    reason why it is not ready.
+    """
+
+
+class ConfigError(ServingError):
+    """A configuration file or an environment variable is wrong."""
+
+
+class RecipeError(ServingError):
+    """A recipe is wrong."""
+
+
+class DataError(ServingError):
+    """A data file cannot be read, or its columns or values are not what was asked for."""
+
+
+class TrainingError(ServingError):
+    """The estimator could not be made or fitted, or what was logged does not load again."""
+
+
+class ModelLoadError(ServingError):
+    """A model could not be found or loaded."""
+
+
+class ContractError(ServingError):
+    """Recipe and model signature do not agree on the columns."""

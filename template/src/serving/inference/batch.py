@@ -1,0 +1,45 @@
+"""Predict every row of a CSV or Parquet file."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from serving.errors import DataError, ServingError
+from serving.model import ServedModel
+from serving.tables import check_format, read_table, to_table, write_table
+
+
+def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
+    """Write the file's rows, in order and with all their columns, with the predictions added.
+
+    Added are `prediction` and, where the model gives probabilities, `confidence` and
+    `probability_<class>` for each class. Entity columns are required, as in a request; the target
+    may be there and stays.
+
+    Returns the number of rows.
+
+    Raises `DataError` naming the file, the column, the row and the rule. Nothing is written then.
+    """
+    check_format(output_path)
+    schemas = model.schemas
+    columns = schemas.columns
+    frame = read_table(data_path, as_text=[column.name for column in columns])
+    table = to_table(frame, columns, data_path, from_text=data_path.suffix == ".csv")
+    try:
+        predictions = model.engine.predict({c.name: table[c.name] for c in schemas.inputs})
+    except Exception as exc:
+        raise ServingError(f"the model failed on {data_path}: {exc}") from exc
+
+    answers = pd.DataFrame(list(model.answers(predictions))).drop(columns="model_version")
+    if "probabilities" in answers:
+        probabilities = pd.DataFrame(answers.pop("probabilities").tolist())
+        answers = answers.join(probabilities.add_prefix("probability_"))
+    for name in answers:
+        if name in frame.columns:
+            raise DataError(
+                f"{data_path}: has a column '{name}' already; rename it, the predictions go there"
+            )
+    if output_path.suffix != ".csv":  # a CSV file keeps the text that came, 007 and all
+        frame = frame.assign(**{name: table[name] for name in table if name in frame.columns})
+    write_table(frame.join(answers), output_path)
+    return len(frame)

@@ -1,0 +1,128 @@
+"""Error answers: `application/problem+json` (RFC 9457), without stack traces or payloads."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, Field, ValidationError
+from pydantic.json_schema import models_json_schema
+from pydantic_core import ErrorDetails
+from starlette.exceptions import HTTPException
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class FieldProblem(BaseModel):
+    """One thing that is wrong with a request."""
+
+    pointer: str = Field(description="JSON Pointer (RFC 6901) to the value, as a URI fragment")
+    detail: str = Field(description="The rule that it breaks")
+
+
+class Problem(BaseModel):
+    """Why a request was not answered (RFC 9457)."""
+
+    title: str = Field(description="The HTTP status in words")
+    status: int = Field(description="The HTTP status code")
+    detail: str = Field(description="What went wrong, in one sentence")
+    errors: list[FieldProblem] | None = Field(None, description="Each value that is wrong")
+
+
+class ProblemError(Exception):
+    """Ends a request with a problem document."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        errors: Sequence[FieldProblem] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers
+
+    def response(self) -> Response:
+        """The HTTP answer."""
+        problem = Problem(
+            title=self.status.phrase,
+            status=self.status,
+            detail=self.detail,
+            errors=list(self.errors) if self.errors else None,
+        )
+        return Response(
+            problem.model_dump_json(exclude_none=True),
+            status_code=self.status,
+            headers=dict(self.headers or {}),
+            media_type=MEDIA_TYPE,
+        )
+
+
+def invalid_request(exc: ValidationError) -> ProblemError:
+    """422, naming each value that is wrong and the rule that it breaks; values are not echoed."""
+    errors = [
+        FieldProblem(pointer=_pointer(error["loc"]), detail=_rule(error))
+        for error in exc.errors(include_url=False, include_input=False)
+    ]
+    first = errors[0]
+    where = first.pointer.removeprefix("#/")
+    detail = f"{where}: {first.detail}" if where != "#" else first.detail
+    if len(errors) > 1:
+        detail += f" (and {len(errors) - 1} more)"
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the application with a problem document."""
+
+    @app.exception_handler(ProblemError)
+    async def problem(_: Request, exc: ProblemError) -> Response:
+        return exc.response()
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, exc: HTTPException) -> Response:
+        status = HTTPStatus(exc.status_code)
+        return ProblemError(
+            status, status.description or status.phrase, None, exc.headers
+        ).response()
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, exc: Exception) -> Response:
+        # Starlette logs the exception after this answer is sent.
+        return ProblemError(
+            HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; its log says why"
+        ).response()
+
+
+def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may answer with these problems, for OpenAPI."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {int(status): {"description": status.phrase, "content": content} for status in statuses}
+
+
+def _rule(error: ErrorDetails) -> str:
+    match error["type"]:
+        case "extra_forbidden":
+            return "is not a column of this model"
+        case "missing":
+            return "is required"
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case _:
+            return error["msg"][0].lower() + error["msg"][1:]
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    parts = (str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    return "#" + "".join(f"/{part}" for part in parts)
+
+
+def schemas() -> dict[str, Any]:
+    """The components that `documented` refers to."""
+    _, definitions = models_json_schema(
+        [(Problem, "serialization")], ref_template="#/components/schemas/{model}"
+    )
+    return dict(definitions["$defs"])

@@ -1,0 +1,260 @@
+"""The recipe: what is trained and served, in the format of Modern ML Pipeline."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from serving import yaml_file
+from serving.errors import RecipeError
+
+
+class Section(BaseModel):
+    """Part of a recipe; a key that it does not know is a mistake, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Task(StrEnum):
+    """What the model answers."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+    TIMESERIES = "timeseries"
+    CLUSTERING = "clustering"
+    CAUSAL = "causal"
+
+
+class DataInterface(Section):
+    """Names and roles of the columns; their types come from the data (the model's signature)."""
+
+    entity_columns: list[str] = []
+    feature_columns: list[str] | None = None
+    target_column: str | None = None
+    timestamp_column: str | None = None
+    treatment_column: str | None = None
+    sequence_length: int | None = Field(default=None, ge=1)
+
+    @field_validator("entity_columns", mode="before")
+    @classmethod
+    def _no_entities(cls, value: Any) -> Any:
+        return [] if value is None else value
+
+    @field_validator("entity_columns", "feature_columns")
+    @classmethod
+    def _listed_once(cls, columns: list[str] | None) -> list[str] | None:
+        for column in columns or []:
+            if columns and columns.count(column) > 1:
+                raise ValueError(f"column '{column}' is listed twice")
+        return columns
+
+    @model_validator(mode="after")
+    def _one_role_each(self) -> Self:
+        for column in self.feature_columns or []:
+            if column in self.entity_columns:
+                raise ValueError(
+                    f"column '{column}' is in entity_columns and in feature_columns; "
+                    "it identifies a row or it is learned from, not both"
+                )
+        return self
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Column name -> role, for every column that is not a feature."""
+        named = {
+            self.treatment_column: "treatment_column",
+            self.timestamp_column: "timestamp_column",
+            self.target_column: "target_column",
+        }
+        roles = dict.fromkeys(self.entity_columns, "entity_columns")
+        return roles | {name: role for name, role in named.items() if name is not None}
+
+    def features_of(self, columns: list[str]) -> list[str]:
+        """The features among a table's `columns`, in the recipe's order or else the table's.
+
+        The target is never one, even if the recipe lists it.
+        """
+        wanted = columns if self.feature_columns is None else self.feature_columns
+        skip = {self.target_column} if self.feature_columns is not None else set(self.roles)
+        return [column for column in wanted if column not in skip]
+
+
+class Loader(Section):
+    """Where the training data is: a CSV or Parquet file, unless `--data-path` names another."""
+
+    source_uri: str | None = None
+
+
+class Fetcher(Section):
+    """How features are joined to the loaded rows; a feature store is not supported."""
+
+    type: Literal["pass_through"] = "pass_through"
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _no_feature_store(cls, value: Any) -> Any:
+        if value == "feature_store":
+            raise ValueError("feature_store is not supported; use pass_through")
+        return value
+
+
+class Split(Section):
+    """Shares of the rows for each part; together they may not exceed one."""
+
+    strategy: Literal["random", "temporal"] = "random"
+    temporal_column: str | None = None
+    train: float = Field(default=0.8, gt=0, le=1)
+    validation: float = Field(default=0.0, ge=0, lt=1)
+    test: float = Field(default=0.2, ge=0, lt=1)
+    calibration: float | None = Field(default=None, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        total = self.train + self.validation + self.test + (self.calibration or 0)
+        if total > 1 + 1e-9:
+            raise ValueError(f"train, validation, test and calibration add up to {total:g}, over 1")
+        if self.strategy == "temporal" and self.temporal_column is None:
+            raise ValueError("strategy temporal needs temporal_column, the column to sort by")
+        return self
+
+
+class Data(Section):
+    """The table and the roles of its columns."""
+
+    loader: Loader = Loader()
+    fetcher: Fetcher = Fetcher()
+    data_interface: DataInterface
+    split: Split = Split()
+
+
+class Step(Section):
+    """One preprocessing step; without `columns` it applies to every column it suits."""
+
+    type: Literal[
+        "simple_imputer",
+        "constant_fill",
+        "one_hot_encoder",
+        "ordinal_encoder",
+        "standard_scaler",
+        "min_max_scaler",
+        "robust_scaler",
+        "kbins_discretizer",
+        "polynomial_features",
+    ]
+    columns: list[str] | None = Field(default=None, min_length=1)
+    strategy: str | None = None
+    fill_value: str | int | float | bool | None = None
+    degree: int | None = Field(default=None, ge=2)
+    n_bins: int | None = Field(default=None, ge=2)
+    create_missing_indicators: bool = False
+    handle_unknown: str | None = None
+    unknown_value: int | None = None
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _servable(cls, value: Any) -> Any:
+        if value in ("drop_missing", "forward_fill", "backward_fill", "interpolation"):
+            raise ValueError(
+                f"{value} looks at other rows, which a request does not have; "
+                "use simple_imputer or constant_fill"
+            )
+        if value in ("catboost_encoder", "tree_based_feature_generator"):
+            raise ValueError(f"{value} is not supported; use one_hot_encoder or ordinal_encoder")
+        return value
+
+
+class Preprocessor(Section):
+    """Steps in order, fitted and saved as one pipeline with the model."""
+
+    steps: list[Step] = []
+
+
+class Calibration(Section):
+    """Calibrated probabilities; not supported yet."""
+
+    enabled: Literal[False] = False
+    method: str | None = None
+
+    @field_validator("enabled", mode="before")
+    @classmethod
+    def _not_yet(cls, value: Any) -> Any:
+        if value is True:
+            raise ValueError("calibration is not supported yet; set it to false")
+        return value
+
+
+class Hyperparameters(Section):
+    """Arguments of the estimator's constructor."""
+
+    tuning_enabled: Literal[False] = False
+    values: dict[str, Any] = {}
+    optimization_metric: str | None = None
+    n_trials: int | None = None
+    timeout: int | None = None
+    fixed: dict[str, Any] | None = None
+    tunable: dict[str, Any] | None = None
+
+    @field_validator("tuning_enabled", mode="before")
+    @classmethod
+    def _not_yet(cls, value: Any) -> Any:
+        if value is True:
+            raise ValueError("tuning is not supported yet; set it to false and give values")
+        return value
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _no_values(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+
+class Model(Section):
+    """The estimator: any importable class with scikit-learn's `fit` and `predict`."""
+
+    class_path: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+    library: str | None = None
+    calibration: Calibration = Calibration()
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+
+class Evaluation(Section):
+    """Which metrics are logged (all of the task's when null) and the seed of the split."""
+
+    metrics: list[str] | None = None
+    random_state: int = Field(default=42, ge=0)
+
+
+class Recipe(Section):
+    """What is trained and served."""
+
+    name: str = Field(min_length=1)
+    task_choice: Task
+    data: Data
+    preprocessor: Preprocessor | None = None
+    model: Model
+    evaluation: Evaluation = Evaluation()
+    metadata: dict[str, Any] | None = None
+    monitoring: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _target_and_time(self) -> Self:
+        interface = self.data.data_interface
+        needed = {
+            "target_column": self.task_choice is not Task.CLUSTERING,
+            "timestamp_column": self.task_choice is Task.TIMESERIES,
+            "treatment_column": self.task_choice is Task.CAUSAL,
+        }
+        for key, is_needed in needed.items():
+            if is_needed and getattr(interface, key) is None:
+                raise ValueError(
+                    f"data.data_interface.{key}: is required for the task {self.task_choice}"
+                )
+        return self
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and validate a recipe file.
+
+    Raises `RecipeError` with one sentence that names the file, the key and the rule.
+    """
+    return yaml_file.load(path, Recipe, RecipeError)

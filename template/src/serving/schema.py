@@ -1,0 +1,234 @@
+"""From recipe and signature to a typed API: request, response and OpenAPI document."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.json_schema import models_json_schema
+
+from serving.columns import COLUMN_TYPES, Column, Scalar, Signature
+from serving.errors import ContractError
+from serving.recipe import Recipe, Task
+from serving.yaml_file import first_problem
+
+
+class Request(BaseModel):
+    """Base of every request: strict, and without fields that it does not know.
+
+    A column may have any name at all (with spaces, a keyword, one of Pydantic's own), so fields
+    are named by position and the column's name is the alias.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Response(BaseModel):
+    """Base of every response; a number that JSON cannot write (NaN, infinity) is null."""
+
+    model_config = ConfigDict(ser_json_inf_nan="null", protected_namespaces=())
+
+
+class APISchemaGenerator:
+    """Makes the schemas of one model's API.
+
+    Names and roles of the columns come from the recipe's DataInterface, their types from the
+    model's signature. The target column never enters a request, whatever lists it.
+
+    Args:
+        recipe: the recipe, or its content as a mapping; None for a model without one, whose
+            features are then all inputs of its signature.
+        signature: the model's columns; None types every column as a JSON scalar.
+        entity_types: types of the entity columns, which the model itself never sees.
+        example: a request that works, for the OpenAPI document.
+
+    Raises:
+        ContractError: recipe and signature do not agree; the message names the column.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe | Mapping[str, Any] | None,
+        signature: Signature | None = None,
+        *,
+        entity_types: Mapping[str, str] | None = None,
+        example: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.recipe = _validated(recipe)
+        self.signature = signature
+        self.inputs = self._input_columns()
+        self.columns = self._context_columns(entity_types or {}) + self.inputs
+        given = example or {}
+        self.example = {c.name: given[c.name] for c in self.columns if c.name in given}
+
+    def generate_request_schema(self) -> type[BaseModel]:
+        """Make the model of one sample: a flat object of columns, without the target."""
+        fields: dict[str, Any] = self._fields(self.columns)
+        return create_model("PredictionRequest", __base__=Request, __doc__="One sample.", **fields)
+
+    def generate_batch_request_schema(self, sample: type[BaseModel]) -> type[BaseModel]:
+        """Make the model of many samples; `sample` is the request schema of one."""
+        samples = (list[sample], Field(min_length=1))  # type: ignore[valid-type]
+        return create_model(
+            "BatchPredictionRequest", __base__=Request, __doc__="Many samples.", samples=samples
+        )
+
+    def generate_response_schema(self) -> type[BaseModel]:
+        """Make the model of one answer, typed by the task and the signature's output."""
+        fields: dict[str, Any] = {
+            "prediction": (self._prediction_type(), Field(description="What the model answers")),
+            "confidence": (
+                float | None,
+                Field(
+                    None,
+                    description="Probability of the prediction; null where the model gives none",
+                ),
+            ),
+        }
+        if self.task is Task.CLASSIFICATION:
+            fields["probabilities"] = (
+                dict[str, float] | None,
+                Field(None, description="Class -> probability; null where the model gives none"),
+            )
+        if self.entities:
+            keys: dict[str, Any] = self._fields(self.entities)
+            entities = create_model(
+                "Entities", __base__=Response, __doc__="The sample's entity columns.", **keys
+            )
+            fields["entities"] = (entities, Field(description="Which row this answers"))
+        fields["model_version"] = (str, Field(description="Which model answered"))
+        return create_model(
+            "PredictionResponse", __base__=Response, __doc__="One answer.", **fields
+        )
+
+    def generate_batch_response_schema(self, answer: type[BaseModel]) -> type[BaseModel]:
+        """Make the model of many answers; `answer` is the response schema of one."""
+        return create_model(
+            "BatchPredictionResponse",
+            __base__=Response,
+            __doc__="Answers in the order of the samples.",
+            predictions=(list[answer], ...),  # type: ignore[valid-type]
+        )
+
+    def generate_openapi_spec(self, document: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return an OpenAPI document whose components are this model's schemas.
+
+        Args:
+            document: the application's own document, whose paths refer to the components
+                `PredictionRequest`, `PredictionResponse` and their `Batch` forms; without it,
+                the returned document has components only.
+        """
+        spec: dict[str, Any] = copy.deepcopy(dict(document or {"openapi": "3.1.0", "paths": {}}))
+        spec["info"] = spec.get("info", {"version": "1"}) | {
+            "title": self.recipe.name if self.recipe else "Model"
+        }
+        request = self.generate_request_schema()
+        response = self.generate_response_schema()
+        _, definitions = models_json_schema(
+            [
+                (request, "validation"),
+                (self.generate_batch_request_schema(request), "validation"),
+                (response, "serialization"),
+                (self.generate_batch_response_schema(response), "serialization"),
+            ],
+            ref_template="#/components/schemas/{model}",
+        )
+        schemas = definitions["$defs"]
+        if self.example:
+            schemas["PredictionRequest"]["example"] = self.example
+            schemas["BatchPredictionRequest"]["example"] = {"samples": [self.example]}
+        spec.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
+        return spec
+
+    @property
+    def task(self) -> Task | None:
+        """The recipe's task; None without a recipe."""
+        return self.recipe.task_choice if self.recipe else None
+
+    @property
+    def entities(self) -> list[Column]:
+        """The columns that identify a row."""
+        names = self.recipe.data.data_interface.entity_columns if self.recipe else []
+        return [column for column in self.columns if column.name in names]
+
+    def _input_columns(self) -> list[Column]:
+        """The columns that the model takes, in its own order; checks them against the recipe."""
+        if self.recipe is None:
+            if self.signature is None:
+                raise ContractError(
+                    "the model has neither a signature nor a recipe, so its columns are unknown; "
+                    "log it with a signature (mlflow.models.infer_signature)"
+                )
+            return list(self.signature.inputs)
+
+        interface = self.recipe.data.data_interface
+        if self.signature is None:
+            if interface.feature_columns is None:
+                raise ContractError(
+                    "the model has no signature and its recipe no feature_columns, "
+                    "so its columns are unknown; log it with a signature"
+                )
+            return [Column(name, "any") for name in interface.features_of([])]
+
+        taken = [column.name for column in self.signature.inputs]
+        if interface.target_column in taken:
+            raise ContractError(
+                f"the model's signature asks for the target column '{interface.target_column}'; "
+                "train it without"
+            )
+        features = interface.features_of(taken)
+        for name in features:
+            if name not in taken:
+                raise ContractError(
+                    f"the recipe's feature column '{name}' is not in the model's signature "
+                    f"({', '.join(taken)})"
+                )
+        for name in taken:
+            if name not in features and name not in interface.roles:
+                raise ContractError(
+                    f"the model's signature asks for the column '{name}', "
+                    "which the recipe's data_interface does not list"
+                )
+        return list(self.signature.inputs)
+
+    def _context_columns(self, entity_types: Mapping[str, str]) -> list[Column]:
+        """Columns of a request that the model does not take: entities, and the time of a series."""
+        if self.recipe is None:
+            return []
+        interface = self.recipe.data.data_interface
+        types = {name: entity_types.get(name, "any") for name in interface.entity_columns}
+        if self.task is Task.TIMESERIES and interface.timestamp_column:
+            types.setdefault(interface.timestamp_column, "datetime")
+        elsewhere = {interface.target_column, *(column.name for column in self.inputs)}
+        return [Column(name, type_) for name, type_ in types.items() if name not in elsewhere]
+
+    def _fields(self, columns: Sequence[Column]) -> dict[str, Any]:
+        return {f"column_{index}": self._field(column) for index, column in enumerate(columns)}
+
+    def _field(self, column: Column) -> tuple[Any, Any]:
+        interface = self.recipe.data.data_interface if self.recipe else None
+        role = interface.roles.get(column.name, "feature") if interface else "feature"
+        description = f"{role.removesuffix('_columns').removesuffix('_column')}, {column.spec.rule}"
+        if column.required:
+            return column.spec.annotation, Field(
+                alias=column.name, title=column.name, description=description
+            )
+        return column.spec.annotation | None, Field(
+            None, alias=column.name, title=column.name, description=f"{description}; may be missing"
+        )
+
+    def _prediction_type(self) -> Any:
+        outputs = self.signature.output_types if self.signature else ()
+        if len(outputs) != 1 or outputs[0] not in COLUMN_TYPES:
+            return Scalar | list[Scalar]
+        annotation = COLUMN_TYPES[outputs[0]].annotation
+        return annotation | None if outputs[0] in ("float", "double") else annotation
+
+
+def _validated(recipe: Recipe | Mapping[str, Any] | None) -> Recipe | None:
+    if recipe is None or isinstance(recipe, Recipe):
+        return recipe
+    try:
+        return Recipe.model_validate(recipe)
+    except ValidationError as exc:
+        raise ContractError(f"the model's recipe: {first_problem(exc, Recipe)}") from None

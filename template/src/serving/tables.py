@@ -1,0 +1,166 @@
+"""Read and write CSV and Parquet files, typed by the columns that a model takes."""
+
+import contextlib
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api import types
+from pydantic import TypeAdapter, ValidationError
+
+from serving.columns import Column, Table, is_datetime, to_array
+from serving.errors import DataError
+
+FORMATS = (".csv", ".parquet")
+
+
+def read_table(path: Path, as_text: Collection[str] = ()) -> pd.DataFrame:
+    """Read a CSV or Parquet file.
+
+    Args:
+        path: the file; its ending says which format it has.
+        as_text: columns that a CSV file is not to guess a type for.
+
+    Raises `DataError` with one sentence that names the file and what is wrong.
+    """
+    check_format(path)
+    try:
+        if path.suffix == ".csv":
+            frame = pd.read_csv(path, dtype=dict.fromkeys(as_text, str), low_memory=False)
+        else:
+            frame = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file (looked in {Path.cwd()})") from None
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path}: the file is empty") from None
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{path}: not UTF-8 text (byte {exc.start})") from None
+    except OSError as exc:
+        raise DataError(f"{path}: {exc.strerror or exc}") from None
+    except ValueError as exc:  # pandas' parser errors and pyarrow's are ValueErrors
+        reason = str(exc).strip().splitlines()[0]
+        raise DataError(f"{path}: not a readable {path.suffix[1:]} file: {reason}") from None
+    if frame.empty:
+        raise DataError(f"{path}: has no rows")
+    for name in frame.columns:
+        if not isinstance(name, str):
+            raise DataError(f"{path}: the column name {name!r} is not text")
+    return frame
+
+
+def check_format(path: Path) -> None:
+    """Raise `DataError` unless the file's ending names a format that is read and written."""
+    if path.suffix not in FORMATS:
+        raise DataError(f"{path}: the file name must end in {' or '.join(FORMATS)}")
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write a CSV or Parquet file, whole or not at all.
+
+    Raises `DataError` with one sentence that names the file and what is wrong.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".csv":
+            frame.to_csv(unfinished, index=False)
+        else:
+            frame.to_parquet(unfinished, index=False)
+        unfinished.replace(path)
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be written: {exc.strerror or exc}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def require_columns(frame: pd.DataFrame, names: Sequence[str], path: Path, why: str) -> None:
+    """Raise `DataError` naming the first column that the file lacks, and what it has."""
+    for name in names:
+        if name not in frame.columns:
+            raise DataError(
+                f"{path}: has no column '{name}' ({why}); it has {', '.join(frame.columns)}"
+            )
+
+
+def infer_column(series: "pd.Series[Any]", name: str) -> Column:
+    """Find the type of a column of training data; one with missing values is not required.
+
+    Integers and booleans with missing values are doubles, since NumPy's have no room for them.
+
+    Raises `DataError` for a type that a request cannot carry, and for a column without values.
+    """
+    values = series.dropna()
+    missing = len(values) < len(series)
+    if values.empty:
+        raise DataError(f"column '{name}' has no values")
+    return Column(name, _type_of(values, name, missing), required=not missing)
+
+
+def _type_of(values: "pd.Series[Any]", name: str, missing: bool) -> str:
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(values.cat.categories.dtype)
+    if types.is_bool_dtype(values.dtype) or all(isinstance(v, bool) for v in values):
+        return "double" if missing else "boolean"
+    if types.is_integer_dtype(values.dtype):
+        return "double" if missing else "long"
+    if types.is_float_dtype(values.dtype):
+        return "double"
+    if all(map(is_datetime, values)):
+        return "datetime"
+    if all(isinstance(value, str) for value in values):
+        return "string"
+    kinds = ", ".join(sorted({type(value).__name__ for value in values}))
+    raise DataError(f"column '{name}' holds values of the type {kinds}; give it one type")
+
+
+def to_table(
+    frame: pd.DataFrame, columns: Sequence[Column], path: Path, *, from_text: bool = False
+) -> Table:
+    """Convert the frame's columns to exactly the types that are asked for.
+
+    The rules are the API's own: nothing is rounded, cut or guessed, and only a column that is not
+    required may have missing values; where it is absent altogether, all are missing.
+
+    Args:
+        frame: the rows.
+        columns: what is wanted.
+        path: the file that the rows came from, for messages.
+        from_text: the values are text and have to be read as their type.
+
+    Raises `DataError` naming the file, the column, the first row that breaks the rule (from 1,
+    without the header) and the rule.
+    """
+    required = [column.name for column in columns if column.required]
+    require_columns(frame, required, path, "which the model needs")
+    return {column.name: _convert(frame, column, path, from_text) for column in columns}
+
+
+def _convert(frame: pd.DataFrame, column: Column, path: Path, from_text: bool) -> np.ndarray:
+    if column.name not in frame.columns:
+        return to_array([None] * len(frame), column)
+    series = frame[column.name]
+    present = series.notna().to_numpy()
+    if column.required and not present.all():
+        row = int(present.argmin()) + 1
+        raise DataError(f"{path}: row {row}, column '{column.name}': a value is required")
+
+    adapter = TypeAdapter(list[column.spec.annotation])  # type: ignore[name-defined]
+    given = series[present].tolist()
+    try:
+        # Not strict about text: "1.5" is then a number, for what else could it be in a CSV file.
+        parsed = adapter.validate_python(given, strict=not from_text)
+    except ValidationError as exc:
+        position = int(exc.errors(include_url=False)[0]["loc"][0])
+        row = int(present.nonzero()[0][position]) + 1
+        raise DataError(
+            f"{path}: row {row}, column '{column.name}': "
+            f"must be {column.spec.rule}, is {given[position]!r}"
+        ) from None
+    values: list[Any] = [None] * len(frame)
+    for index, value in zip(present.nonzero()[0], parsed, strict=True):
+        values[index] = value
+    return to_array(values, column)

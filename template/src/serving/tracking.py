@@ -1,0 +1,36 @@
+"""MLflow as this project uses it. Importing this module is quick; `mlflow` is imported in use."""
+
+import os
+import re
+from types import ModuleType
+
+from serving.settings import Settings
+
+_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # A dead server is reported after about 10 s, not after minutes of retries.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    # What MLflow warns of (pickle, pip versions) is decided here, not news to the user.
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+}
+
+
+def connect(settings: Settings) -> ModuleType:
+    """Import MLflow, point it at the tracking store and return it."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    mlflow.set_tracking_uri(settings.mlflow.tracking_uri)
+    return mlflow
+
+
+def shown(text: str) -> str:
+    """The text with `***` for the user name and password of every URI in it."""
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
+
+
+def first_line(exc: BaseException) -> str:
+    """The first line of an error's message, fit to be shown, or its type when it has none."""
+    lines = shown(str(exc)).strip().splitlines()
+    return lines[0].removesuffix(".") if lines else type(exc).__name__

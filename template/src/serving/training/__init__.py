@@ -1,0 +1,1 @@
+"""From a recipe and a data file to a model in MLflow."""

@@ -1,0 +1,212 @@
+"""The recipe's preprocessing and estimator as one scikit-learn pipeline."""
+
+import importlib
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    KBinsDiscretizer,
+    MinMaxScaler,
+    OneHotEncoder,
+    OrdinalEncoder,
+    PolynomialFeatures,
+    RobustScaler,
+    StandardScaler,
+)
+
+from serving.columns import Column
+from serving.errors import RecipeError
+from serving.recipe import Model, Recipe, Step
+
+_ENCODERS = ("one_hot_encoder", "ordinal_encoder")
+_ANY_COLUMN = ("constant_fill", *_ENCODERS)
+
+
+def build_pipeline(recipe: Recipe, columns: Sequence[Column]) -> Pipeline:
+    """Make the unfitted pipeline for a table of these columns.
+
+    Every step works on single columns (polynomial features on those that share their steps), so
+    columns with the same steps go through one chain, and all chains through one
+    `ColumnTransformer`: a single call at serving time, whatever the number of steps.
+
+    Raises `RecipeError` naming the key, when a step does not fit its columns or the estimator
+    cannot be made.
+    """
+    steps = recipe.preprocessor.steps if recipe.preprocessor else []
+    chains = _chains(steps, columns)
+    _check_polynomial(steps, chains)
+    transformers = [
+        (f"columns_{i}", make_pipeline(*transformers) if transformers else "passthrough", names)
+        for i, (transformers, names) in enumerate(
+            (_transformers(steps, chain, kind), names) for (chain, kind), names in chains.items()
+        )
+    ]
+    return Pipeline(
+        [
+            ("columns", ColumnTransformer(transformers, verbose_feature_names_out=False)),
+            ("model", build_estimator(recipe.model)),
+        ]
+    )
+
+
+def build_estimator(model: Model) -> Any:
+    """Import the estimator's class and call it with the recipe's hyperparameters.
+
+    Raises `RecipeError` naming the key and what is wrong with it.
+    """
+    module_name, _, class_name = model.class_path.rpartition(".")
+    try:
+        estimator_class = getattr(importlib.import_module(module_name), class_name)
+    except ModuleNotFoundError as exc:
+        raise RecipeError(
+            f"model.class_path: '{model.class_path}' cannot be imported: no module '{exc.name}' "
+            "is installed; add its package with 'uv add --group native'"
+        ) from None
+    except AttributeError:
+        raise RecipeError(
+            f"model.class_path: the module '{module_name}' has no class '{class_name}'"
+        ) from None
+    except ImportError as exc:
+        raise RecipeError(f"model.class_path: '{model.class_path}': {exc}") from None
+    if not (hasattr(estimator_class, "fit") and hasattr(estimator_class, "predict")):
+        raise RecipeError(
+            f"model.class_path: '{model.class_path}' is no estimator: "
+            "it needs the methods fit and predict"
+        )
+    try:
+        return estimator_class(**model.hyperparameters.values)
+    except (TypeError, ValueError) as exc:
+        raise RecipeError(f"model.hyperparameters.values: {exc}") from None
+
+
+def text_without_encoder(recipe: Recipe, columns: Sequence[Column]) -> list[str]:
+    """Text columns that no step turns into numbers, which most estimators cannot take."""
+    steps = recipe.preprocessor.steps if recipe.preprocessor else []
+    return [
+        column.name
+        for column in columns
+        if column.type == "string"
+        and not any(step.type in _ENCODERS and _suits(step, column) for step in steps)
+    ]
+
+
+Chain = tuple[int, ...]
+"""Positions in the recipe of the steps that a column goes through."""
+
+
+def _chains(steps: Sequence[Step], columns: Sequence[Column]) -> dict[tuple[Chain, str], list[str]]:
+    """Group columns by their kind (see `_kind`) and the steps that they go through."""
+    known = {column.name for column in columns}
+    for index, step in enumerate(steps):
+        for name in step.columns or []:
+            if name not in known:
+                raise RecipeError(
+                    f"preprocessor.steps.{index}.columns: '{name}' is not a feature column"
+                )
+    groups: dict[tuple[Chain, str], list[str]] = defaultdict(list)
+    for column in columns:
+        chain = []
+        encoded = column.type != "string"
+        for index, step in enumerate(steps):
+            if not _suits(step, column):
+                continue
+            if not encoded and not _takes_text(step):
+                raise RecipeError(
+                    f"preprocessor.steps.{index}: {step.type} needs numbers, "
+                    f"but column '{column.name}' is text; encode it in an earlier step"
+                )
+            encoded = encoded or step.type in _ENCODERS
+            chain.append(index)
+        groups[tuple(chain), _kind(column)].append(column.name)
+    return groups
+
+
+def _kind(column: Column) -> str:
+    return column.type if column.type in ("string", "datetime", "boolean") else "number"
+
+
+def _takes_text(step: Step) -> bool:
+    return step.type in _ANY_COLUMN or (
+        step.type == "simple_imputer" and step.strategy in ("most_frequent", "constant")
+    )
+
+
+def _suits(step: Step, column: Column) -> bool:
+    """Whether a step applies: to the columns that it names, or to all of its kind."""
+    if step.columns is not None:
+        return column.name in step.columns
+    if step.type in _ENCODERS:
+        return column.type == "string"
+    if step.type == "constant_fill":
+        return isinstance(step.fill_value, str) == (column.type == "string")
+    return column.type != "string" or _takes_text(step)
+
+
+def _check_polynomial(steps: Sequence[Step], chains: dict[tuple[Chain, str], list[str]]) -> None:
+    for index, step in enumerate(steps):
+        sharing = [names for (chain, _), names in chains.items() if index in chain]
+        if step.type == "polynomial_features" and len(sharing) > 1:
+            raise RecipeError(
+                f"preprocessor.steps.{index}: polynomial_features combines columns, so all of them "
+                f"must go through the same steps; '{sharing[0][0]}' and '{sharing[1][0]}' do not"
+            )
+
+
+def _transformers(steps: Sequence[Step], chain: Chain, kind: str) -> list[Any]:
+    return [*_as_numbers(kind), *(_transformer(steps[index], index) for index in chain)]
+
+
+def _as_numbers(kind: str) -> list[Any]:
+    """Booleans as 0 and 1, date-times as seconds since 1970 (NaN where missing).
+
+    Written with pandas' own methods, so that the model loads where this project is not installed.
+    """
+    if kind == "boolean":
+        return [FunctionTransformer(pd.DataFrame.astype, kw_args={"dtype": "float64"})]
+    if kind == "datetime":
+        return [
+            FunctionTransformer(pd.DataFrame.sub, kw_args={"other": pd.Timestamp(0)}),
+            FunctionTransformer(pd.DataFrame.truediv, kw_args={"other": pd.Timedelta(seconds=1)}),
+        ]
+    return []
+
+
+def _transformer(step: Step, index: int) -> Any:
+    match step.type:
+        case "simple_imputer":
+            return SimpleImputer(
+                strategy=step.strategy or "mean",
+                fill_value=step.fill_value,
+                add_indicator=step.create_missing_indicators,
+            )
+        case "constant_fill":
+            if step.fill_value is None:
+                raise RecipeError(f"preprocessor.steps.{index}.fill_value: is required")
+            return SimpleImputer(strategy="constant", fill_value=step.fill_value)
+        case "one_hot_encoder":
+            return OneHotEncoder(
+                handle_unknown=step.handle_unknown or "ignore", sparse_output=False
+            )
+        case "ordinal_encoder":
+            if step.handle_unknown == "error":
+                return OrdinalEncoder()
+            unknown = -1 if step.unknown_value is None else step.unknown_value
+            return OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=unknown)
+        case "standard_scaler":
+            return StandardScaler()
+        case "min_max_scaler":
+            return MinMaxScaler()
+        case "robust_scaler":
+            return RobustScaler()
+        case "kbins_discretizer":
+            return KBinsDiscretizer(
+                n_bins=step.n_bins or 5, encode="ordinal", strategy=step.strategy or "quantile"
+            )
+        case "polynomial_features":
+            return PolynomialFeatures(degree=step.degree or 2, include_bias=False)

@@ -1,0 +1,177 @@
+"""Train: fit a recipe's pipeline on a data file and log it to MLflow, ready to be served."""
+
+import logging
+import time
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+from serving import tracking
+from serving.columns import Column
+from serving.errors import RecipeError, ServingError, TrainingError
+from serving.model import ENTITY_TYPES, RECIPE, REQUEST_EXAMPLE, load_model
+from serving.recipe import Recipe, Task
+from serving.settings import Settings
+from serving.training.data import Dataset, load_dataset, split
+from serving.training.metrics import chosen_metrics, evaluate
+from serving.training.pipeline import build_pipeline, text_without_encoder
+
+logger = logging.getLogger(__name__)
+
+_TASKS = (Task.CLASSIFICATION, Task.REGRESSION)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training run left in MLflow."""
+
+    run_id: str
+    model_id: str
+    rows: dict[str, int]
+    """Rows in each part of the data."""
+    dropped: int
+    """Rows left out because they have no target."""
+    metrics: dict[str, float]
+
+
+def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> TrainingResult:
+    """Fit, evaluate and log a model, then load it back and predict with it.
+
+    Args:
+        recipe: what to train.
+        settings: where to log it.
+        data_path: a CSV or Parquet file; by default the recipe's `source_uri`.
+
+    Raises a `ServingError` with one sentence for everything that the user can mend.
+    """
+    if recipe.task_choice not in _TASKS:
+        raise RecipeError(
+            f"task_choice: '{recipe.task_choice}' cannot be trained yet; "
+            f"supported are {' and '.join(_TASKS)}"
+        )
+    chosen = chosen_metrics(recipe)
+    path = data_path or _source(recipe)
+    data = load_dataset(recipe, path)
+    parts = split(recipe, data, path)
+    pipeline = build_pipeline(recipe, data.feature_columns)
+    mlflow = _open_experiment(settings)
+
+    with mlflow.start_run(run_name=recipe.name) as run:
+        mlflow.log_params(_parameters(recipe, path, parts))
+        started = time.perf_counter()
+        _fit(pipeline, recipe, data, parts["train"])
+        mlflow.log_metric("fit_seconds", time.perf_counter() - started)
+        metrics = evaluate(pipeline, data.features, data.target, parts, chosen)
+        mlflow.log_metrics(metrics)
+        model_id = _log_model(pipeline, recipe, data)
+        _prove(run.info.run_id, settings)
+    return TrainingResult(
+        run_id=run.info.run_id,
+        model_id=model_id,
+        rows={name: len(rows) for name, rows in parts.items()},
+        dropped=data.dropped,
+        metrics=metrics,
+    )
+
+
+def _source(recipe: Recipe) -> Path:
+    uri = recipe.data.loader.source_uri
+    if not uri:
+        raise RecipeError(
+            "data.loader.source_uri: names no data; set it, or give --data-path (DATA_PATH)"
+        )
+    if uri.endswith((".sql", ".sql.j2")):
+        raise RecipeError(
+            f"data.loader.source_uri: '{uri}': SQL is not supported yet; give a CSV or Parquet file"
+        )
+    return Path(uri)
+
+
+def _open_experiment(settings: Settings) -> Any:
+    mlflow = tracking.connect(settings)
+    try:
+        mlflow.set_experiment(settings.mlflow.experiment_name)
+    except Exception as exc:
+        uri = tracking.shown(settings.mlflow.tracking_uri)
+        raise TrainingError(
+            f"mlflow.tracking_uri: {uri} cannot be used: {tracking.first_line(exc)}"
+        ) from exc
+    return mlflow
+
+
+def _parameters(recipe: Recipe, path: Path, parts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "recipe": recipe.name,
+        "task": str(recipe.task_choice),
+        "class_path": recipe.model.class_path,
+        "data_path": str(path),
+        **{f"rows_{name}": len(rows) for name, rows in parts.items()},
+        **recipe.model.hyperparameters.values,
+    }
+
+
+def _fit(pipeline: Any, recipe: Recipe, data: Dataset, rows: Any) -> None:
+    try:
+        pipeline.fit(data.features.loc[rows], data.target.loc[rows])
+    except Exception as exc:
+        logger.debug("fit failed", exc_info=True)
+        text = text_without_encoder(recipe, data.feature_columns)
+        hint = (
+            f"; the column '{text[0]}' is text that no preprocessor step encodes: "
+            "add a step such as {type: one_hot_encoder}"
+            if text
+            else ""
+        )
+        raise TrainingError(
+            f"{recipe.model.class_path} could not be fitted: {tracking.first_line(exc)}{hint}"
+        ) from exc
+
+
+def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
+    import mlflow.sklearn
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    def schema(*columns: Column) -> Schema:
+        return Schema([ColSpec(c.type, c.name, required=c.required) for c in columns])
+
+    output = "double" if recipe.task_choice is Task.REGRESSION else data.target_column.type
+    with warnings.catch_warnings():
+        # Integer columns cannot be null: the request schema says so to every caller.
+        warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer")
+        info = mlflow.sklearn.log_model(
+            pipeline,
+            name="model",
+            # Any estimator can be pickled; MLflow's default, skops, refuses many.
+            serialization_format="cloudpickle",
+            signature=ModelSignature(
+                inputs=schema(*data.feature_columns), outputs=Schema([ColSpec(output)])
+            ),
+            input_example=data.features.head(1),
+            pip_requirements=_requirements(recipe),
+            metadata={
+                RECIPE: recipe.model_dump(mode="json", exclude_unset=True),
+                ENTITY_TYPES: {column.name: column.type for column in data.entity_columns},
+                REQUEST_EXAMPLE: data.example,
+            },
+        )
+    return str(info.model_id)
+
+
+def _requirements(recipe: Recipe) -> list[str]:
+    """What the logged model needs elsewhere; said here, since MLflow's guess takes a minute."""
+    package = recipe.model.class_path.partition(".")[0]
+    own = packages_distributions().get(package, [])
+    names = {"mlflow-skinny", "numpy", "pandas", "scikit-learn", *own}
+    return [f"{name}=={version(name)}" for name in sorted(names)]
+
+
+def _prove(run_id: str, settings: Settings) -> None:
+    """Load the logged model as the server does, which predicts its example to warm up."""
+    serving = settings.serving.model_copy(update={"model_run_id": run_id, "model_uri": None})
+    try:
+        load_model(settings.model_copy(update={"serving": serving}))
+    except ServingError as exc:
+        raise TrainingError(f"the model was logged, but cannot be served: {exc}") from exc

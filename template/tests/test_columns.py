@@ -1,0 +1,81 @@
+"""Column types: the same value means the same in JSON, in an array and in a file."""
+
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from serving.columns import COLUMN_TYPES, Column, parse_datetime, to_array, to_table
+from serving.errors import ContractError
+
+TYPED = sorted(COLUMN_TYPES.keys() - {"any"})
+TAKEN: dict[str, list[tuple[str, Any]]] = {
+    "boolean": [("true", True), ("false", False)],
+    "integer": [("1", 1), ("-2147483648", -(2**31))],
+    "long": [("1", 1), ("9223372036854775807", 2**63 - 1)],
+    "float": [("1", 1.0), ("1.5", 1.5)],
+    "double": [("1", 1.0), ("1.5", 1.5), ("1e308", 1e308)],
+    "string": [('"a"', "a"), ('""', "")],
+    "datetime": [
+        ('"2026-01-31"', datetime(2026, 1, 31)),
+        ('"2026-01-31T12:00:00Z"', datetime(2026, 1, 31, 12)),
+        ('"2026-01-31T12:00:00+09:00"', datetime(2026, 1, 31, 3)),
+        ('"2026-01-31 12:00:00.5"', datetime(2026, 1, 31, 12, 0, 0, 500000)),
+    ],
+}
+REFUSED = {
+    "boolean": ["1", '"true"', "null"],
+    "integer": ["1.7", "1.0", "true", '"1"', "2147483648"],
+    "long": ["1.7", "true", '"1"', "9223372036854775808"],
+    "float": ["true", '"1"', "NaN", "1e39"],
+    "double": ["true", '"1"', "NaN", "Infinity", "1e309"],
+    "string": ["1", "true", "null", "[]"],
+    "datetime": ["1", '"20260131"', '"2026-13-01"', '"tomorrow"', '"0001-01-01T00:00+09:00"'],
+}
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_json_values(name: str) -> None:
+    adapter: TypeAdapter[Any] = TypeAdapter(COLUMN_TYPES[name].annotation, config={"strict": True})
+    for text, value in TAKEN[name]:
+        assert adapter.validate_json(text) == value
+    for text in REFUSED[name]:
+        with pytest.raises(ValidationError):
+            adapter.validate_json(text)
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_arrays_have_exactly_the_dtype_of_the_type(name: str) -> None:
+    values = [value for _, value in TAKEN[name]]
+    array = to_array(values, Column("a", name))
+    assert array.dtype == np.dtype(COLUMN_TYPES[name].dtype)
+    assert array.tolist() == values
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_missing_values_are_nan(name: str) -> None:
+    value = TAKEN[name][0][1]
+    array = to_array([value, None], Column("a", name, required=False))
+    assert [bool(item != item) for item in array] == [False, True]
+
+
+def test_rows_become_columns() -> None:
+    columns = [Column("a", "long"), Column("b", "string")]
+    table = to_table([[1, "x"], [2, "y"]], columns)
+    assert {name: array.tolist() for name, array in table.items()} == {"a": [1, 2], "b": ["x", "y"]}
+
+
+def test_no_rows_make_empty_columns() -> None:
+    assert len(to_table([], [Column("a", "long")])["a"]) == 0
+
+
+def test_an_unknown_type_is_refused_by_name() -> None:
+    with pytest.raises(ContractError, match=r"column 'a' has the type binary"):
+        Column("a", "binary")
+
+
+def test_datetimes_are_kept_to_the_microsecond() -> None:
+    value = parse_datetime("9999-12-31T23:59:59.999999Z")
+    assert to_array([value], Column("a", "datetime")).tolist() == [value]

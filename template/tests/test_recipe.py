@@ -1,0 +1,109 @@
+"""Recipes: what is read, and how a mistake is named."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import RECIPE
+
+from serving.errors import RecipeError
+from serving.recipe import DataInterface, load_recipe
+
+
+def write(path: Path, **changes: Any) -> Path:
+    """The iris recipe, with `a__b=value` set at the key `a.b`."""
+    recipe = yaml.safe_load(yaml.safe_dump(RECIPE))
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        section = recipe
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = value
+    file = path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return file
+
+
+def test_a_recipe_is_read(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path))
+    assert recipe.name == "irises"
+    assert recipe.data.data_interface.target_column == "species"
+
+
+INTERFACE = "data__data_interface"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"nme": "x"}, "nme: unknown key; known here: name, task_choice"),
+        ({f"{INTERFACE}__targt": "x"}, "data.data_interface.targt: unknown key"),
+        (
+            {f"{INTERFACE}__target_column": None},
+            "data.data_interface.target_column: is required for the task classification",
+        ),
+        (
+            {f"{INTERFACE}__feature_columns": ["a", "b", "a"]},
+            "data.data_interface.feature_columns: column 'a' is listed twice",
+        ),
+        (
+            {f"{INTERFACE}__feature_columns": ["plant id"]},
+            "column 'plant id' is in entity_columns and in feature_columns",
+        ),
+        ({"task_choice": "guessing"}, "task_choice: input should be 'classification'"),
+        ({"task_choice": "timeseries"}, "timestamp_column: is required for the task timeseries"),
+        ({"model__class_path": "os system"}, "model.class_path: string should match"),
+        ({"model__hyperparameters__tuning_enabled": True}, "tuning is not supported yet"),
+        ({"data__fetcher__type": "feature_store"}, "feature_store is not supported"),
+        ({"data__split": {"train": 0.9, "test": 0.2}}, "add up to 1.1, over 1"),
+        ({"preprocessor": {"steps": [{"type": "drop_missing"}]}}, "looks at other rows"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_file_key_and_rule(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = write(tmp_path, **changes)
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "name: is required"),
+        (b"- a", "must be a mapping of keys to values, not a list"),
+        (b"a: [1", "not valid YAML in line 1"),
+        (b"a: 1\na: 2", "not valid YAML in line 2: key 'a' is given twice"),
+        (b"\xff\xfe\xfd", "not UTF-8 text"),
+        (b"name: ${NOT_SET}", "the environment variable NOT_SET is not set"),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path)
+    assert message in str(error.value)
+
+
+def test_the_environment_is_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEED", "7")
+    path = write(
+        tmp_path,
+        evaluation={"random_state": "${SEED}"},
+        model__hyperparameters__values={"C": "${C:0.5}", "penalty": "l${NORM:2}"},
+    )
+    recipe = load_recipe(path)
+    assert recipe.evaluation.random_state == 7
+    assert recipe.model.hyperparameters.values == {"C": 0.5, "penalty": "l2"}
+
+
+def test_the_target_is_never_a_feature() -> None:
+    listed = DataInterface(feature_columns=["a", "y"], target_column="y")
+    assert listed.features_of(["y", "a", "b"]) == ["a"]
+    implied = DataInterface(entity_columns=["id"], target_column="y")
+    assert implied.features_of(["id", "b", "y", "a"]) == ["b", "a"]

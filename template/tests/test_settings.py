@@ -1,0 +1,78 @@
+"""Settings: environment > config file > default."""
+
+from pathlib import Path
+
+import pytest
+
+from serving.errors import ConfigError
+from serving.settings import Settings, load_settings
+
+
+def write(path: Path, content: str) -> Path:
+    file = path / "config.yaml"
+    file.write_text(content, encoding="utf-8")
+    return file
+
+
+def test_the_environment_overrides_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, "serving: {port: 9000, host: '::1'}\nmlflow: {tracking_uri: a}")
+    monkeypatch.setenv("PORT", "7000")
+    monkeypatch.setenv("HOST", "")  # empty is not set
+    monkeypatch.setenv("LOG_LEVEL", "debug")
+    settings = load_settings(path)
+    assert (settings.serving.port, settings.serving.host) == (7000, "::1")
+    assert (settings.mlflow.tracking_uri, settings.logging.level) == ("a", "DEBUG")
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    assert load_settings(write(tmp_path, "")) == Settings()
+
+
+@pytest.mark.parametrize("name", ["development", "production"])
+def test_the_projects_own_files_are_valid(name: str) -> None:
+    path = Path(__file__).parents[1] / "configs" / f"{name}.yaml"
+    assert load_settings(path).environment.name == name
+
+
+def test_a_config_path_can_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONFIG_PATH", str(write(tmp_path, "serving: {port: 9000}")))
+    assert load_settings().serving.port == 9000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("serving: {prt: 1}", "serving.prt: unknown key; known here: model_run_id, model_uri"),
+        ("serving: {port: 0}", "serving.port: input should be greater than or equal to 1 (is 0)"),
+        ("logging: {level: LOUD}", "logging.level: input should be 'DEBUG'"),
+        ("database: {}", "database: unknown key; known here: environment, mlflow"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_settings(write(tmp_path, content))
+    assert message in str(error.value)
+
+
+def test_a_mistake_in_the_environment_is_not_blamed_on_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORT", "http")
+    with pytest.raises(ConfigError, match=r"^environment variable PORT: .*'http'"):
+        load_settings(write(tmp_path, ""))
+
+
+def test_exactly_one_model_is_named(tmp_path: Path) -> None:
+    def model(content: str) -> str:
+        return load_settings(write(tmp_path, f"serving: {{{content}}}")).serving.model
+
+    assert model("model_run_id: abc") == "runs:/abc/model"
+    assert model("model_uri: models:/a@b") == "models:/a@b"
+    with pytest.raises(ConfigError, match="no model is named"):
+        model("")
+    with pytest.raises(ConfigError, match="keep one"):
+        model("model_run_id: abc, model_uri: models:/a@b")

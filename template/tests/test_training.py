@@ -1,0 +1,318 @@
+"""Training: any estimator, logged so that it can be served."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import RECIPE
+
+from serving.errors import DataError, RecipeError, ServingError, TrainingError
+from serving.model import load_model
+from serving.recipe import Recipe, load_recipe
+from serving.settings import MLflowSettings, ServingSettings, Settings
+from serving.training.data import load_dataset
+from serving.training.pipeline import build_pipeline
+from serving.training.trainer import train
+
+IMPUTE = {"type": "simple_imputer", "strategy": "median"}
+ONE_HOT = {"type": "one_hot_encoder"}
+SCALE = {"type": "standard_scaler"}
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A store for this session: making one takes seconds."""
+    store = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(store)  # MLflow keeps artifacts beside the process
+        uri = f"sqlite:///{store / 'mlflow.db'}"
+        return Settings(mlflow=MLflowSettings(tracking_uri=uri))
+
+
+@pytest.fixture(autouse=True)
+def _in_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def recipe(
+    steps: list[dict[str, Any]],
+    task: str = "classification",
+    class_path: str = "sklearn.linear_model.LogisticRegression",
+    values: dict[str, Any] | None = None,
+    **interface: Any,
+) -> Recipe:
+    return Recipe.model_validate(
+        RECIPE
+        | {
+            "task_choice": task,
+            "data": {"data_interface": interface},
+            "preprocessor": {"steps": steps},
+            "model": {"class_path": class_path, "hyperparameters": {"values": values}},
+        }
+    )
+
+
+@pytest.fixture
+def orders() -> pd.DataFrame:
+    """Made-up orders with every kind of column, gaps in some, and the target in the middle."""
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "order": [f"{n:04}" for n in range(120)],
+            "placed on": pd.date_range("2026-01-01", periods=120).strftime("%Y-%m-%d"),
+            "quantity": random.integers(1, 9, 120),
+            "spent": 0.0,
+            "tier": random.choice(["gold", "silver"], 120),
+            "member": random.choice([True, False], 120),
+            "rating": random.choice([1.0, 2.5, np.nan], 120),
+        }
+    )
+    frame["spent"] = frame["quantity"] * 2.5 + (frame["tier"] == "gold") * 3
+    return frame
+
+
+def served(settings: Settings, run_id: str) -> Any:
+    return load_model(settings.model_copy(update={"serving": ServingSettings(model_run_id=run_id)}))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_what_is_trained_can_be_served(
+    settings: Settings, orders: pd.DataFrame, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"orders{suffix}"
+    orders.to_csv(path, index=False) if suffix == ".csv" else orders.to_parquet(path)
+    result = train(
+        recipe(
+            [IMPUTE, ONE_HOT, SCALE],
+            "regression",
+            "sklearn.linear_model.Ridge",
+            {"alpha": 0.01},
+            entity_columns=["order"],
+            target_column="spent",
+        ),
+        settings,
+        path,
+    )
+    assert result.rows == {"train": 96, "test": 24}
+    assert result.metrics["test_r2"] > 0.95
+
+    model = served(settings, result.run_id)
+    columns = {column.name: column.type for column in model.schemas.columns}
+    assert columns == {
+        "order": "string",
+        "placed on": "datetime",
+        "quantity": "long",
+        "tier": "string",
+        "member": "boolean",
+        "rating": "double",
+    }
+    assert [c.name for c in model.schemas.columns if not c.required] == ["rating"]
+    sample = model.request_schema.model_validate(
+        {
+            "order": "0001",
+            "placed on": "2026-02-01",
+            "quantity": 4,
+            "tier": "gold",
+            "member": True,
+            "rating": None,
+        }
+    )
+    [answer] = model.answer([sample])
+    assert answer["prediction"] == pytest.approx(13, abs=0.5)
+    assert answer["entities"] == {"order": "0001"}
+
+
+@pytest.mark.parametrize(
+    ("class_path", "values"),
+    [
+        ("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 10}),
+        ("sklearn.svm.SVC", {}),  # without probabilities
+    ],
+)
+@pytest.mark.parametrize("labels", [["a", "b"], [0, 1], [True, False]])
+def test_labels_keep_their_type(
+    settings: Settings, tmp_path: Path, class_path: str, values: dict[str, Any], labels: list[Any]
+) -> None:
+    frame = pd.DataFrame({"x": np.arange(60.0), "y": [labels[n > 29] for n in range(60)]})
+    frame.to_csv("two.csv", index=False)
+    result = train(
+        recipe([], class_path=class_path, values=values, target_column="y"),
+        settings,
+        Path("two.csv"),
+    )
+    model = served(settings, result.run_id)
+    sample = model.request_schema.model_validate({"x": 2.0})
+    [answer] = model.answer([sample])
+    assert answer["prediction"] == labels[0]
+    assert type(answer["prediction"]) is type(labels[0])
+    assert ("probabilities" in answer) is (class_path.endswith("RandomForestClassifier"))
+    model.response_schema.model_validate(answer)
+
+
+def test_rows_without_target_are_left_out(settings: Settings, orders: pd.DataFrame) -> None:
+    orders.loc[:9, "tier"] = None
+    orders.to_csv("orders.csv", index=False)
+    result = train(
+        recipe([], target_column="tier", feature_columns=["quantity"]), settings, Path("orders.csv")
+    )
+    assert result.dropped == 10
+    assert sum(result.rows.values()) == 110
+
+
+def test_a_temporal_split_tests_on_the_latest_rows(
+    settings: Settings, orders: pd.DataFrame
+) -> None:
+    orders.sample(frac=1, random_state=0).to_csv("orders.csv", index=False)
+    plan = recipe([SCALE], target_column="tier", feature_columns=["placed on", "quantity"])
+    split = {"strategy": "temporal", "temporal_column": "placed on"}
+    plan = Recipe.model_validate(
+        plan.model_dump() | {"data": plan.data.model_dump() | {"split": split}}
+    )
+    from serving.training.data import split as divide
+
+    data = load_dataset(plan, Path("orders.csv"))
+    parts = divide(plan, data, Path("orders.csv"))
+    times = data.features["placed on"]
+    assert times[parts["train"]].max() < times[parts["test"]].min()
+
+
+STEPS = [
+    [{"type": "simple_imputer", "create_missing_indicators": True}, SCALE],
+    [{"type": "constant_fill", "fill_value": 0, "columns": ["rating"]}],
+    [IMPUTE, {"type": "min_max_scaler"}, {"type": "polynomial_features", "degree": 2}],
+    [IMPUTE, {"type": "robust_scaler"}, {"type": "kbins_discretizer", "n_bins": 3}],
+    [IMPUTE, {"type": "ordinal_encoder"}],
+    [{"type": "constant_fill", "fill_value": "none"}, IMPUTE, ONE_HOT],
+]
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_every_step_fits(orders: pd.DataFrame, steps: list[dict[str, Any]]) -> None:
+    orders.to_csv("orders.csv", index=False)
+    features = ["quantity", "rating"]
+    if any("encoder" in step["type"] for step in steps):
+        features.append("tier")
+    plan = recipe(
+        steps,
+        "regression",
+        "sklearn.linear_model.Ridge",
+        {},
+        target_column="spent",
+        feature_columns=features,
+    )
+    data = load_dataset(plan, Path("orders.csv"))
+    pipeline = build_pipeline(plan, data.feature_columns)
+    pipeline.fit(data.features, data.target)
+    assert np.isfinite(pipeline.predict(data.features)).all()
+
+
+def test_a_value_that_training_never_saw_is_no_error(orders: pd.DataFrame) -> None:
+    orders.to_csv("orders.csv", index=False)
+    plan = recipe(
+        [ONE_HOT],
+        "regression",
+        "sklearn.linear_model.Ridge",
+        {},
+        target_column="spent",
+        feature_columns=["tier"],
+    )
+    data = load_dataset(plan, Path("orders.csv"))
+    pipeline = build_pipeline(plan, data.feature_columns)
+    pipeline.fit(data.features, data.target)
+    assert np.isfinite(pipeline.predict(pd.DataFrame({"tier": ["platinum"]}))).all()
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({"target_column": "nope"}, DataError, "has no column 'nope'"),
+        (
+            {"target_column": "tier", "feature_columns": ["nope"]},
+            DataError,
+            "has no column 'nope' (named in the recipe's feature_columns)",
+        ),
+        ({"target_column": "tier", "task": "regression"}, DataError, "regression needs numbers"),
+        ({"target_column": "tier", "task": "clustering"}, RecipeError, "cannot be trained yet"),
+        (
+            {"target_column": "tier", "class_path": "sklearn.svm.Nope"},
+            RecipeError,
+            "the module 'sklearn.svm' has no class 'Nope'",
+        ),
+        (
+            {"target_column": "tier", "class_path": "nowhere.Nope"},
+            RecipeError,
+            "no module 'nowhere' is installed",
+        ),
+        (
+            {"target_column": "tier", "class_path": "sklearn.preprocessing.StandardScaler"},
+            RecipeError,
+            "it needs the methods fit and predict",
+        ),
+        (
+            {"target_column": "tier", "values": {"nope": 1}},
+            RecipeError,
+            "model.hyperparameters.values: ",
+        ),
+        (
+            {"target_column": "member", "feature_columns": ["tier"]},
+            TrainingError,
+            "the column 'tier' is text that no preprocessor step encodes",
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    settings: Settings,
+    orders: pd.DataFrame,
+    keywords: dict[str, Any],
+    error: type[ServingError],
+    message: str,
+) -> None:
+    orders.to_csv("orders.csv", index=False)
+    with pytest.raises(error) as caught:
+        train(recipe([], **keywords), settings, Path("orders.csv"))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"type": "standard_scaler", "columns": ["nope"]}, "'nope' is not a feature column"),
+        ({"type": "standard_scaler", "columns": ["tier"]}, "column 'tier' is text"),
+        ({"type": "constant_fill"}, "fill_value: is required"),
+    ],
+)
+def test_a_step_that_does_not_fit_is_named(
+    orders: pd.DataFrame, step: dict[str, Any], message: str
+) -> None:
+    orders.to_csv("orders.csv", index=False)
+    plan = recipe([step], target_column="member")
+    data = load_dataset(plan, Path("orders.csv"))
+    with pytest.raises(RecipeError, match=message):
+        build_pipeline(plan, data.feature_columns)
+
+
+def test_an_unreachable_store_is_named(
+    orders: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    orders.to_csv("orders.csv", index=False)
+    settings = Settings(mlflow=MLflowSettings(tracking_uri="http://user:secret@127.0.0.1:9"))
+    with pytest.raises(TrainingError) as caught:
+        train(
+            recipe([], target_column="tier", feature_columns=["quantity"]),
+            settings,
+            Path("orders.csv"),
+        )
+    assert "mlflow.tracking_uri: http://***@127.0.0.1:9 cannot be used" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_the_projects_own_recipes_are_valid(path: Path) -> None:
+    load_recipe(path)

@@ -1,0 +1,73 @@
+"""A rendered project at work: its commands, and its server over real HTTP."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+from helpers import uv
+
+READY_WITHIN_SECONDS = 120
+
+
+def train(project: Path, *options: str | Path) -> str:
+    """Run `mmp train` and return the run id that it prints."""
+    output = uv("run", "mmp", "train", *options, cwd=project).stdout
+    found = re.search(r"^run_id: ([0-9a-f]{32})$", output, re.MULTILINE)
+    assert found, output
+    return found[1]
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextlib.contextmanager
+def serve(project: Path, *options: str | Path, settled: int = 200) -> Iterator[httpx.Client]:
+    """Run `mmp serve-api`, wait until `/ready` answers `settled`, and yield a client of it.
+
+    At the end SIGTERM must stop it in order: exit code 0.
+    """
+    port = free_port()
+    log = project / "server.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            # The command itself, not `uv run`: the signal is meant for it.
+            [project / ".venv/bin/mmp", "serve-api", "--port", str(port), *options],
+            cwd=project,
+            env={**os.environ, "HOST": "127.0.0.1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as http:
+            wait_until(http, settled, server, log)
+            yield http
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=30) == 0, log.read_text()
+        assert "Traceback" not in log.read_text()
+    finally:
+        server.kill()
+        server.wait()
+
+
+def wait_until(http: httpx.Client, status: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    """Poll `/ready` until the model is loaded, or has failed to."""
+    deadline = time.monotonic() + READY_WITHIN_SECONDS
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        with contextlib.suppress(httpx.TransportError):
+            answer = http.get("/ready")
+            if answer.status_code == status and "being loaded" not in answer.text:
+                return
+        time.sleep(0.2)
+    raise AssertionError(f"/ready never answered {status}\n{log.read_text()}")

@@ -1,0 +1,186 @@
+"""Every command of the READMEs is run as printed, but for placeholders."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import Render
+from helpers import ALL_STAGES, ROOT, run, uv
+from serving import free_port, serve, train, wait_until
+from uv import find_uv_bin
+
+pytestmark = pytest.mark.slow
+
+ORDERS = "order_id,tier,quantity,spent\n" + "".join(
+    f"{n},{'gold' if n % 3 else 'silver'},{n % 7 or ''},{n % 7 * 2 + n % 3}\n" for n in range(60)
+)
+
+
+def blocks(readme: Path) -> Iterator[tuple[str, str]]:
+    """Yield language and content of each code block, in order."""
+    yield from re.findall(r"^```(\w+)\n(.*?)^```$", readme.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def model(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that was logged elsewhere."""
+    project = render(project_name="Elsewhere")
+    uv("sync", "--quiet", cwd=project)
+    train(project)
+    [logged] = project.glob("mlruns/*/models/*/artifacts/MLmodel")
+    return Path(shutil.copytree(logged.parent, tmp_path_factory.mktemp("logged") / "model"))
+
+
+class Reader:
+    """Somebody who types what the README of a rendered project says, from top to bottom."""
+
+    def __init__(self, project: Path, port: int) -> None:
+        self.project = project
+        self.placeholders = {"recipes/RECIPE.yaml": "recipes/orders.yaml"}
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(find_uv_bin()).parent}{os.pathsep}{os.environ['PATH']}",
+            "UV_PROJECT_ENVIRONMENT": ".venv",
+        }
+        self.port = port
+        self.answers: list[str] = []
+        self.servers: list[subprocess.Popen[bytes]] = []
+
+    def read(self) -> None:
+        """Do what each code block says."""
+        try:
+            for language, content in blocks(self.project / "README.md"):
+                if language == "sh":
+                    commands = [content] if content.startswith("curl") else content.splitlines()
+                    for command in commands:
+                        self.type(command)
+                if language == "yaml":
+                    (self.project / "recipes/orders.yaml").write_text(content)
+        finally:
+            for server in self.servers:
+                server.terminate()
+                server.wait(timeout=30)
+
+    def type(self, command: str) -> None:
+        """Run one command; a server goes on in the background once it is ready."""
+        for placeholder, value in self.placeholders.items():
+            command = command.replace(placeholder, value)
+        if " serve-api " in command:
+            self.serve(command)
+            return
+        answer = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.project,
+            env=self.environment,
+            capture_output=True,
+            encoding="utf-8",
+        )
+        assert answer.returncode == 0, f"{command}\n{answer.stdout}\n{answer.stderr}"
+        self.answers.append(answer.stdout)
+        if found := re.search(r"^run_id: (\w+)$", answer.stdout, re.MULTILINE):
+            self.placeholders.setdefault("RUN_ID", found[1])
+
+    def serve(self, command: str) -> None:
+        """Start the server and wait for it."""
+        log = self.project / "server.log"
+        with log.open("w") as output:
+            server = subprocess.Popen(
+                ["bash", "-c", f"exec {command}"],
+                cwd=self.project,
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        self.servers.append(server)
+        with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False) as http:
+            wait_until(http, 200, server, log)
+
+
+READMES = [
+    pytest.param(ALL_STAGES, True, id="all"),
+    pytest.param(("api", "training"), False, id="api-training-no-example"),
+    pytest.param(("api", "inference"), True, id="api-inference"),
+]
+
+
+@pytest.mark.parametrize(("stages", "include_example"), READMES)
+def test_commands_of_the_rendered_readme(
+    render: Render, model: Path, stages: tuple[str, ...], include_example: bool
+) -> None:
+    assert shutil.which("curl"), "the README's curl command cannot be run: install curl"
+    port = free_port()
+    project = render(
+        project_name="Read me", stages=stages, include_example=include_example, api_port=port
+    )
+    reader = Reader(project, port)
+    (project / "data").mkdir(exist_ok=True)
+    (project / "data/orders.csv").write_text(ORDERS)
+    if "training" in stages and not include_example:
+        [recipe] = [text for language, text in blocks(project / "README.md") if language == "yaml"]
+        (project / "recipes/orders.yaml").write_text(recipe)
+    if "training" not in stages:
+        reader.placeholders |= {"--run-id RUN_ID": f"--model-uri {model}", "MODEL_URI": str(model)}
+        source = model.parents[0] / "penguins.csv"
+        shutil.copy(ROOT / "template/data/penguins.csv", source)
+        reader.placeholders["INPUT.csv"] = str(source)
+    reader.read()
+    if include_example and "training" in stages:
+        assert any('"prediction":"Adelie"' in answer for answer in reader.answers)
+
+
+def test_every_setting_of_the_readme_is_one_of_the_code(render: Render) -> None:
+    """The table names what `mmp COMMAND --help` names, no more, no less."""
+    project = render(project_name="Read me")
+    uv("sync", "--quiet", cwd=project)
+    helps = "".join(
+        uv("run", "mmp", command, "--help", cwd=project).stdout
+        for command in ("train", "serve-api", "batch-inference")
+    )
+    table = re.findall(r"^\| `([A-Z_]+)` \|([^|]*)\|", (project / "README.md").read_text(), re.M)
+    for variable, options in table:
+        for option in re.findall(r"`(-[^`]+)`", options):
+            assert option in helps
+            assert variable in helps
+    assert set(re.findall(r"(?<= )--[a-z-]+", helps)) - {"--help"} == {
+        option for _, options in table for option in re.findall(r"`(--[^`]+)`", options)
+    }
+
+
+def test_commands_of_the_templates_readme(template: Path, tmp_path: Path) -> None:
+    [quick, with_data, checkout] = [
+        text for language, text in blocks(ROOT / "README.md") if language == "sh"
+    ]
+    assert checkout.split("\n") == ["make demo", "make test", ""]  # the demo is run below
+
+    def ours(command: str) -> str:
+        copier = f"{sys.executable} -m copier"
+        command = command.replace("uvx copier", copier).replace("copier copy", "copier copy -f", 1)
+        return command.replace("gh:org/mmp-serving-template", str(template))
+
+    for number, block in enumerate((quick, with_data)):
+        home = tmp_path / str(number)
+        home.mkdir()
+        *setup, last = block.strip().splitlines()
+        if "serve-api" not in last:
+            setup.append(last)
+        uv_directory = Path(find_uv_bin()).parent
+        script = "\n".join(["set -e", f'PATH="{uv_directory}:$PATH"', *map(ours, setup)])
+        output = run("bash", "-c", script, cwd=home).stdout
+        if "serve-api" in last:
+            [run_id] = re.findall(r"^run_id: (\w+)$", output, re.MULTILINE)
+            with serve(home / "myproj", "--run-id", run_id) as http:
+                assert http.get("/ready").status_code == 200
+        assert (home / "myproj/README.md").exists()
+
+
+def test_demo(template: Path) -> None:
+    """`make demo` but for its environment, which is the one that these tests run in."""
+    output = run(sys.executable, "scripts/demo.py", cwd=template).stdout
+    assert '"prediction": "Adelie"' in output
+    assert "/openapi.json" in output
