@@ -9,7 +9,7 @@ import jinja2.sandbox
 import pytest
 import yaml
 from conftest import Render
-from helpers import ALL_STAGES, AWKWARD_NAMES, CONFIG, ROOT
+from helpers import ALL_STAGES, AWKWARD_NAMES, CONFIG, ROOT, STAGE_SETS
 
 TEXTS = [*AWKWARD_NAMES, 'a "b" \\ c', "", "tab-less", "é́", "👩‍👩‍👧"]
 
@@ -143,5 +143,11 @@ def test_copier_yml_skips_the_users_own_paths() -> None:
     assert CONFIG["_skip_if_exists"] == paths.OWNED
 
 
-def test_every_owner_of_a_path_is_a_stage_or_the_example() -> None:
-    assert {owner for _, owner in paths.OPTIONAL} <= {*ALL_STAGES, "example"}
+@pytest.mark.parametrize("stages", STAGE_SETS, ids="+".join)
+def test_files_are_read_by_training_and_by_inference(stages: tuple[str, ...]) -> None:
+    excluded = "/src/serving/tables.py" in paths.unwanted(list(stages), True, "copy").split()
+    assert excluded == (stages == ("api",))
+
+
+def test_every_owner_of_a_path_is_a_stage_or_explained() -> None:
+    assert {owner for _, owner in paths.OPTIONAL} <= {*ALL_STAGES, "example", "files"}
