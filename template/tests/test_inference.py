@@ -51,7 +51,7 @@ def test_the_answers_are_those_of_the_api(
         model.request_schema.model_validate(row)
         for row in irises.drop(columns="species").to_dict(orient="records")
     ]
-    online = model.answer(samples)
+    online = [one.model_dump() for one in model.answer(samples)]
     assert answer["prediction"].tolist() == [one["prediction"] for one in online]
     assert answer["confidence"].tolist() == pytest.approx([one["confidence"] for one in online])
 
@@ -90,6 +90,38 @@ def test_a_missing_column_is_named(
     assert f"has no column '{column}'" in str(error.value)
 
 
+@pytest.mark.parametrize("index", ["shuffled", "filtered", "repeated", "named"])
+def test_the_index_of_a_parquet_file_moves_no_answer(
+    model: ServedModel, irises: pd.DataFrame, tmp_path: Path, index: str
+) -> None:
+    rows = irises.sample(frac=1, random_state=0)
+    if index == "filtered":
+        rows = rows[rows["plant id"] > 40]
+    if index == "repeated":
+        rows.index = pd.Index([0] * len(rows))
+    stored = rows.set_index("plant id") if index == "named" else rows
+    predict_file(model, write(stored, tmp_path / "in.parquet"), tmp_path / "out.parquet")
+    answer = pd.read_parquet(tmp_path / "out.parquet")
+    assert answer["plant id"].tolist() == rows["plant id"].tolist()
+    assert (answer["prediction"] == rows["species"].to_numpy()).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("plant id,a,b\n1,2,3,4\n", "the rows have more fields than the header has names"),
+        ("plant id,a,a\n1,2,3\n", "the column 'a' is there twice"),
+        ("plant id\n", "has no rows"),
+    ],
+)
+def test_a_csv_file_that_would_be_misread_is_refused(
+    model: ServedModel, tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "in.csv").write_text(content)
+    with pytest.raises(DataError, match=message):
+        predict_file(model, tmp_path / "in.csv", tmp_path / "out.csv")
+
+
 def test_text_in_a_csv_file_is_kept(
     model: ServedModel, irises: pd.DataFrame, tmp_path: Path
 ) -> None:
@@ -114,6 +146,14 @@ def test_a_file_that_cannot_be_read_is_named(model: ServedModel, tmp_path: Path,
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match=name):
         predict_file(model, tmp_path / name, tmp_path / "out.csv")
+
+
+def test_the_source_is_not_overwritten(
+    model: ServedModel, irises: pd.DataFrame, tmp_path: Path
+) -> None:
+    source = write(irises, tmp_path / "in.csv")
+    with pytest.raises(DataError, match="is the file that is read"):
+        predict_file(model, source, tmp_path / "." / "in.csv")
 
 
 def test_a_place_that_cannot_be_written_is_named(

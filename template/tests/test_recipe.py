@@ -56,8 +56,20 @@ INTERFACE = "data__data_interface"
         ({"model__class_path": "os system"}, "model.class_path: string should match"),
         ({"model__hyperparameters__tuning_enabled": True}, "tuning is not supported yet"),
         ({"data__fetcher__type": "feature_store"}, "feature_store is not supported"),
-        ({"data__split": {"train": 0.9, "test": 0.2}}, "add up to 1.1, over 1"),
+        ({"data__split": {"train": 0.9, "test": 0.2}}, "must add up to 1, not 1.1"),
         ({"preprocessor": {"steps": [{"type": "drop_missing"}]}}, "looks at other rows"),
+        (
+            {"preprocessor": {"steps": [{"type": "one_hot_encoder", "degree": 2}]}},
+            "one_hot_encoder does not know degree; it knows columns, handle_unknown",
+        ),
+        (
+            {"preprocessor": {"steps": [{"type": "simple_imputer", "strategy": "middle"}]}},
+            "preprocessor.steps.0: strategy must be one of mean, median, most_frequent",
+        ),
+        (
+            {"preprocessor": {"steps": [{"type": "constant_fill"}]}},
+            "constant_fill needs fill_value",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_with_file_key_and_rule(
@@ -79,6 +91,9 @@ def test_a_mistake_is_one_sentence_with_file_key_and_rule(
         (b"a: [1", "not valid YAML in line 1"),
         (b"a: 1\na: 2", "not valid YAML in line 2: key 'a' is given twice"),
         (b"\xff\xfe\xfd", "not UTF-8 text"),
+        (b"name: 2026-13-45", "not valid YAML: month must be in 1..12"),
+        (b"name: &a [*a]", "refers to itself"),
+        (b"[" * 3000, "nested too deeply"),
         (b"name: ${NOT_SET}", "the environment variable NOT_SET is not set"),
     ],
 )
@@ -88,6 +103,13 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes, message: str) 
     with pytest.raises(RecipeError) as error:
         load_recipe(path)
     assert message in str(error.value)
+
+
+def test_null_means_default(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        write(tmp_path, evaluation=None, preprocessor={"steps": None}, data__split=None)
+    )
+    assert (recipe.evaluation.random_state, recipe.data.split.train) == (42, 0.8)
 
 
 def test_the_environment_is_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

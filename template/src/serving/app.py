@@ -14,7 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ValidationError
 
 from serving import problem
-from serving.errors import ServingError
+from serving.errors import ContractError, ServingError
 from serving.model import ServedModel, load_model
 from serving.observability import configure_logging
 from serving.settings import Settings, load_settings
@@ -51,8 +51,12 @@ class Service:
         """Load the model in a thread; on failure keep the reason, for `/ready` and the log."""
         try:
             self.model = await anyio.to_thread.run_sync(load_model, self.settings)
-        except ServingError as exc:
+        except ContractError as exc:
             self.reason = str(exc)
+            logger.error("not ready: %s", exc)
+        except ServingError as exc:
+            # Where models are kept is no caller's business.
+            self.reason = "the model could not be loaded; the server's log says why"
             logger.error("not ready: %s", exc)
         except Exception:
             self.reason = "the model could not be loaded; the server's log says why"
@@ -71,7 +75,7 @@ class Service:
             )
         return self.model
 
-    async def answer(self, model: ServedModel, samples: list[BaseModel]) -> list[dict[str, Any]]:
+    async def answer(self, model: ServedModel, samples: list[BaseModel]) -> list[BaseModel]:
         """Predict off the event loop.
 
         Raises `ProblemError` with status 500 when the model fails.
@@ -98,7 +102,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         loading.cancel()
 
-    app = FastAPI(lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title="Model API", lifespan=lifespan, redoc_url=None)
     problem.install(app)
     _add_routes(app, service)
     _describe_with_model(app, service)
@@ -134,7 +138,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def predict(model: Served, request: Request) -> Response:
         sample = _parse(model.request_schema, await request.body())
         [answer] = await service.answer(model, [sample])
-        return _json(model.response_schema, answer)
+        return _json(answer)
 
     @app.post(
         "/predict/batch",
@@ -145,7 +149,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def predict_batch(model: Served, request: Request) -> Response:
         batch: Any = _parse(model.batch_request_schema, await request.body())
         answers = await service.answer(model, batch.samples)
-        return _json(model.batch_response_schema, {"predictions": answers})
+        return _json(model.batch_response_schema.model_validate({"predictions": answers}))
 
 
 def _parse(schema: type[Schema], body: bytes) -> Schema:
@@ -156,9 +160,8 @@ def _parse(schema: type[Schema], body: bytes) -> Schema:
         raise problem.invalid_request(exc) from None
 
 
-def _json(schema: type[BaseModel], content: dict[str, Any]) -> Response:
-    answer = schema.model_validate(content).model_dump_json(by_alias=True)
-    return Response(answer, media_type="application/json")
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
 
 
 def _body(name: str) -> dict[str, Any]:
@@ -185,11 +188,14 @@ def _describe_with_model(app: FastAPI, service: Service) -> None:
     """Serve an OpenAPI document with the model's own columns."""
 
     def openapi() -> dict[str, Any]:
-        document = get_openapi(title="Model", version="1", routes=app.routes)
+        if app.openapi_schema:
+            return app.openapi_schema
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas |= problem.schemas()
         if service.model is not None:
-            return service.model.schemas.generate_openapi_spec(document)
+            app.openapi_schema = service.model.schemas.generate_openapi_spec(document)
+            return app.openapi_schema
         unknown = {"type": "object", "description": f"Not known yet: {service.reason}"}
         for name in ("Prediction", "BatchPrediction"):
             schemas |= {f"{name}Request": unknown, f"{name}Response": unknown}

@@ -14,7 +14,7 @@ from serving.errors import ServingError
 
 app = typer.Typer(
     name="mmp",
-    help="Train a model from a recipe, serve it over HTTP, predict files with it.",
+    help="Machine learning from a recipe to predictions.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -4,6 +4,7 @@ This is the one table from which requests are typed, frames are built and batch 
 Types are those of MLflow's column-based signatures (`mlflow.types.DataType`), by name.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -69,8 +70,20 @@ _DateTime = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 
-Scalar = str | int | _Float64 | bool | None
-"""What a column may be when no signature gives its type."""
+
+def _scalar(value: object) -> object:
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise ValueError("must be a string, a finite number, a boolean or null")
+
+
+_Any = Annotated[
+    Any,
+    PlainValidator(_scalar),
+    WithJsonSchema({"type": ["string", "number", "boolean", "null"]}),
+]
 
 COLUMN_TYPES: dict[str, ColumnType] = {
     "boolean": ColumnType(bool, "bool", "a boolean"),
@@ -80,7 +93,7 @@ COLUMN_TYPES: dict[str, ColumnType] = {
     "double": ColumnType(_Float64, "float64", "a finite number"),
     "string": ColumnType(str, "object", "a string"),
     "datetime": ColumnType(_DateTime, "datetime64[us]", "an RFC 3339 date-time or a date"),
-    "any": ColumnType(Scalar, "object", "a string, a number, a boolean or null"),
+    "any": ColumnType(_Any, "object", "a string, a number, a boolean or null"),
 }
 """MLflow's scalar types, and `any` for a column without one."""
 

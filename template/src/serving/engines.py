@@ -58,11 +58,9 @@ class SklearnEngine:
         if self._transform is not None:
             rows = self._transform(rows)
         values = np.asarray(self._estimator.predict(rows))
-        if not hasattr(self._estimator, "predict_proba"):
+        if values.ndim > 1 or not hasattr(self._estimator, "predict_proba"):
             return Predictions(values)
         probabilities = self._estimator.predict_proba(rows)
-        if not isinstance(probabilities, np.ndarray):  # several outputs: one array for each
-            return Predictions(values)
         return Predictions(values, probabilities, tuple(self._estimator.classes_.tolist()))
 
     def describe(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from serving import tracking
 from serving.columns import COLUMN_TYPES, Column, Signature, Table, to_table
 from serving.engines import Engine, Predictions, load_engine
-from serving.errors import ContractError, ModelLoadError, ServingError
+from serving.errors import ContractError, ModelLoadError
 from serving.recipe import Task
 from serving.schema import APISchemaGenerator
 from serving.settings import Settings
@@ -42,6 +42,8 @@ class ServedModel:
     version: str
     engine: Engine
     schemas: APISchemaGenerator
+    files: object = None
+    """Keeps the downloaded files as long as the model, which may read them at any time."""
 
     @cached_property
     def request_schema(self) -> type[BaseModel]:
@@ -63,8 +65,11 @@ class ServedModel:
         """Many answers."""
         return self.schemas.generate_batch_response_schema(self.response_schema)
 
-    def answer(self, samples: Sequence[BaseModel]) -> list[dict[str, Any]]:
-        """Predict validated samples; each answer fits the response schema."""
+    def answer(self, samples: Sequence[BaseModel]) -> list[BaseModel]:
+        """Predict validated samples.
+
+        Raises `pydantic.ValidationError` when an answer is not what the signature says.
+        """
         columns = self.schemas.columns
         rows = [[getattr(sample, f"column_{i}") for i in range(len(columns))] for sample in samples]
         answers = list(self.answers(self.engine.predict(self._inputs(rows))))
@@ -76,7 +81,7 @@ class ServedModel:
                     for column, value in zip(columns, row, strict=True)
                     if column.name in entities
                 }
-        return answers
+        return [self.response_schema.model_validate(answer) for answer in answers]
 
     def answers(self, predictions: Predictions) -> Iterable[dict[str, Any]]:
         """Give each prediction the form of an answer, without entities."""
@@ -93,9 +98,18 @@ class ServedModel:
             yield answer
 
     def warm_up(self) -> None:
-        """Predict the example once, so that the first caller does not pay for first-time work."""
-        if example := self.schemas.example:
-            self.answer([self.request_schema.model_validate_json(json.dumps(example))])
+        """Predict the example once, so that the first caller does not pay for first-time work.
+
+        Raises `ContractError` when that fails.
+        """
+        if not self.schemas.example:
+            return
+        try:
+            body = json.dumps(self.schemas.example)
+            self.answer([self.request_schema.model_validate_json(body)])
+        except Exception as exc:
+            message = f"the model fails on its own example: {tracking.first_line(exc)}"
+            raise ContractError(message) from exc
 
     def describe(self) -> dict[str, Any]:
         """What is being served, for `GET /model`."""
@@ -134,24 +148,29 @@ def load_model(settings: Settings) -> ServedModel:
     and its signature do not agree; either message is one sentence.
     """
     uri = settings.serving.model
-    source = f"model {tracking.shown(uri)} from {tracking.shown(settings.mlflow.tracking_uri)}"
+    is_address = ":" in uri
+    if not is_address and not Path(uri).is_dir():
+        raise ModelLoadError(f"cannot load the model {uri}: there is no such directory")
+    source = f" from {settings.mlflow.tracking_uri}" if is_address else ""
     try:
-        with tempfile.TemporaryDirectory() as directory:
-            return _load(uri, settings, directory)
-    except ServingError as exc:
-        raise type(exc)(f"{source}: {exc}") from exc
+        return _load(uri, settings)
+    except ContractError as exc:
+        raise ContractError(f"model {tracking.shown(uri)}: {exc}") from exc
     except Exception as exc:
-        raise ModelLoadError(f"cannot load {source}: {tracking.first_line(exc)}") from exc
+        message = tracking.shown(f"cannot load the model {uri}{source}: ")
+        raise ModelLoadError(message + tracking.first_line(exc)) from exc
 
 
-def _load(uri: str, settings: Settings, directory: str) -> ServedModel:
-    if ":" not in uri and not Path(uri).is_dir():
-        raise ModelLoadError("there is no such directory")
+def _load(uri: str, settings: Settings) -> ServedModel:
     tracking.connect(settings)
     from mlflow.artifacts import download_artifacts
     from mlflow.models import Model
 
-    path = Path(download_artifacts(artifact_uri=uri, dst_path=directory))
+    files = None
+    path = Path(uri)
+    if not path.is_dir():
+        files = tempfile.TemporaryDirectory()
+        path = Path(download_artifacts(artifact_uri=uri, dst_path=files.name))
     metadata = Model.load(str(path))
     logged = metadata.metadata or {}
     model = ServedModel(
@@ -166,6 +185,7 @@ def _load(uri: str, settings: Settings, directory: str) -> ServedModel:
             example=logged.get(REQUEST_EXAMPLE),
         ),
         engine=load_engine(path, metadata.flavors),
+        files=files,
     )
     model.warm_up()
     return model

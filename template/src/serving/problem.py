@@ -10,13 +10,15 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
+from serving.yaml_file import is_other_than_unknown
+
 MEDIA_TYPE = "application/problem+json"
 
 
 class FieldProblem(BaseModel):
     """One thing that is wrong with a request."""
 
-    pointer: str = Field(description="JSON Pointer (RFC 6901) to the value, as a URI fragment")
+    pointer: str = Field(description="JSON Pointer (RFC 6901) to the value")
     detail: str = Field(description="The rule that it breaks")
 
 
@@ -65,11 +67,12 @@ def invalid_request(exc: ValidationError) -> ProblemError:
     """422, naming each value that is wrong and the rule that it breaks; values are not echoed."""
     errors = [
         FieldProblem(pointer=_pointer(error["loc"]), detail=_rule(error))
-        for error in exc.errors(include_url=False, include_input=False)
+        # Names that are not known come first: they explain why others are missing.
+        for error in sorted(exc.errors(include_url=False), key=is_other_than_unknown)
     ]
     first = errors[0]
-    where = first.pointer.removeprefix("#/")
-    detail = f"{where}: {first.detail}" if where != "#" else first.detail
+    name = first.pointer[1:].replace("~1", "/").replace("~0", "~")
+    detail = f"{name}: {first.detail}" if name else first.detail
     if len(errors) > 1:
         detail += f" (and {len(errors) - 1} more)"
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors)
@@ -106,18 +109,22 @@ def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
 def _rule(error: ErrorDetails) -> str:
     match error["type"]:
         case "extra_forbidden":
-            return "is not a column of this model"
+            return "is not known here"
         case "missing":
             return "is required"
         case "value_error":
             return str(error["ctx"]["error"])
+        case "too_short":
+            return "must not be empty"
+        case _ if error["input"] is None:
+            return "must not be null"
         case _:
             return error["msg"][0].lower() + error["msg"][1:]
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
     parts = (str(part).replace("~", "~0").replace("/", "~1") for part in location)
-    return "#" + "".join(f"/{part}" for part in parts)
+    return "".join(f"/{part}" for part in parts)
 
 
 def schemas() -> dict[str, Any]:

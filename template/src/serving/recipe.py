@@ -1,5 +1,6 @@
 """The recipe: what is trained and served, in the format of Modern ML Pipeline."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,6 +15,19 @@ class Section(BaseModel):
     """Part of a recipe; a key that it does not know is a mistake, never ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, content: Any) -> Any:
+        """A key that is null has its default, where null itself is no value for it."""
+        if not isinstance(content, Mapping):
+            return content
+        fields = cls.model_fields
+        return {
+            key: value
+            for key, value in content.items()
+            if value is not None or key not in fields or fields[key].default is None
+        }
 
 
 class Task(StrEnum):
@@ -35,11 +49,6 @@ class DataInterface(Section):
     timestamp_column: str | None = None
     treatment_column: str | None = None
     sequence_length: int | None = Field(default=None, ge=1)
-
-    @field_validator("entity_columns", mode="before")
-    @classmethod
-    def _no_entities(cls, value: Any) -> Any:
-        return [] if value is None else value
 
     @field_validator("entity_columns", "feature_columns")
     @classmethod
@@ -100,7 +109,7 @@ class Fetcher(Section):
 
 
 class Split(Section):
-    """Shares of the rows for each part; together they may not exceed one."""
+    """Shares of the rows for each part; together they are one."""
 
     strategy: Literal["random", "temporal"] = "random"
     temporal_column: str | None = None
@@ -111,9 +120,11 @@ class Split(Section):
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
-        total = self.train + self.validation + self.test + (self.calibration or 0)
-        if total > 1 + 1e-9:
-            raise ValueError(f"train, validation, test and calibration add up to {total:g}, over 1")
+        if self.calibration:
+            raise ValueError("calibration is not supported yet; leave it out")
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train, validation and test must add up to 1, not {total:g}")
         if self.strategy == "temporal" and self.temporal_column is None:
             raise ValueError("strategy temporal needs temporal_column, the column to sort by")
         return self
@@ -126,6 +137,23 @@ class Data(Section):
     fetcher: Fetcher = Fetcher()
     data_interface: DataInterface
     split: Split = Split()
+
+
+_STEP_OPTIONS = {
+    "simple_imputer": ("strategy", "create_missing_indicators"),
+    "constant_fill": ("fill_value",),
+    "one_hot_encoder": ("handle_unknown",),
+    "ordinal_encoder": ("handle_unknown", "unknown_value"),
+    "standard_scaler": (),
+    "min_max_scaler": (),
+    "robust_scaler": (),
+    "kbins_discretizer": ("n_bins", "strategy"),
+    "polynomial_features": ("degree",),
+}
+_STRATEGIES = {
+    "simple_imputer": ("mean", "median", "most_frequent"),
+    "kbins_discretizer": ("uniform", "quantile", "kmeans"),
+}
 
 
 class Step(Section):
@@ -162,6 +190,20 @@ class Step(Section):
         if value in ("catboost_encoder", "tree_based_feature_generator"):
             raise ValueError(f"{value} is not supported; use one_hot_encoder or ordinal_encoder")
         return value
+
+    @model_validator(mode="after")
+    def _own_options(self) -> Self:
+        known = _STEP_OPTIONS[self.type]
+        for key in self.model_fields_set - {"type", "columns", *known}:
+            if getattr(self, key) not in (None, False):
+                names = ", ".join(("columns", *known))
+                raise ValueError(f"{self.type} does not know {key}; it knows {names}")
+        strategies = _STRATEGIES.get(self.type)
+        if strategies and self.strategy is not None and self.strategy not in strategies:
+            raise ValueError(f"strategy must be one of {', '.join(strategies)}")
+        if self.type == "constant_fill" and self.fill_value is None:
+            raise ValueError("constant_fill needs fill_value")
+        return self
 
 
 class Preprocessor(Section):
@@ -202,11 +244,6 @@ class Hyperparameters(Section):
             raise ValueError("tuning is not supported yet; set it to false and give values")
         return value
 
-    @field_validator("values", mode="before")
-    @classmethod
-    def _no_values(cls, value: Any) -> Any:
-        return {} if value is None else value
-
 
 class Model(Section):
     """The estimator: any importable class with scikit-learn's `fit` and `predict`."""
@@ -221,7 +258,7 @@ class Evaluation(Section):
     """Which metrics are logged (all of the task's when null) and the seed of the split."""
 
     metrics: list[str] | None = None
-    random_state: int = Field(default=42, ge=0)
+    random_state: int = Field(default=42, ge=0, le=2**32 - 1)
 
 
 class Recipe(Section):

@@ -2,12 +2,12 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.json_schema import models_json_schema
 
-from serving.columns import COLUMN_TYPES, Column, Scalar, Signature
+from serving.columns import COLUMN_TYPES, Column, Signature
 from serving.errors import ContractError
 from serving.recipe import Recipe, Task
 from serving.yaml_file import first_problem
@@ -220,9 +220,10 @@ class APISchemaGenerator:
     def _prediction_type(self) -> Any:
         outputs = self.signature.output_types if self.signature else ()
         if len(outputs) != 1 or outputs[0] not in COLUMN_TYPES:
-            return Scalar | list[Scalar]
+            return Any
         annotation = COLUMN_TYPES[outputs[0]].annotation
-        return annotation | None if outputs[0] in ("float", "double") else annotation
+        plain = annotation.__origin__ if get_origin(annotation) is Annotated else annotation
+        return plain | None if plain is float else plain
 
 
 def _validated(recipe: Recipe | Mapping[str, Any] | None) -> Recipe | None:

@@ -107,6 +107,14 @@ class Settings(BaseModel):
     serving: ServingSettings = Field(default_factory=ServingSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
 
+    @field_validator("mlflow", "serving", "logging", mode="before")
+    @classmethod
+    def _no_arguments_of_pydantic_settings(cls, section: Any) -> Any:
+        for key in section if isinstance(section, dict) else ():
+            if str(key).startswith("_"):
+                raise ValueError(f"{key}: unknown key")
+        return section
+
 
 def load_settings(path: Path | None = None) -> Settings:
     """Read the config file at `path`, `CONFIG_PATH` or `configs/development.yaml`.

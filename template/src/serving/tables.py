@@ -11,10 +11,12 @@ import pandas as pd
 from pandas.api import types
 from pydantic import TypeAdapter, ValidationError
 
-from serving.columns import Column, Table, is_datetime, to_array
+from serving.columns import COLUMN_TYPES, Column, Table, is_datetime, to_array
 from serving.errors import DataError
 
 FORMATS = (".csv", ".parquet")
+MISSING = ("", "NA", "NaN", "nan", "null")
+"""Fields of a CSV file that hold no value; everything else is one."""
 
 
 def read_table(path: Path, as_text: Collection[str] = ()) -> pd.DataFrame:
@@ -28,10 +30,7 @@ def read_table(path: Path, as_text: Collection[str] = ()) -> pd.DataFrame:
     """
     check_format(path)
     try:
-        if path.suffix == ".csv":
-            frame = pd.read_csv(path, dtype=dict.fromkeys(as_text, str), low_memory=False)
-        else:
-            frame = pd.read_parquet(path)
+        frame = _read_csv(path, as_text) if is_csv(path) else _read_parquet(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file (looked in {Path.cwd()})") from None
     except pd.errors.EmptyDataError:
@@ -51,9 +50,41 @@ def read_table(path: Path, as_text: Collection[str] = ()) -> pd.DataFrame:
     return frame
 
 
+def _read_csv(path: Path, as_text: Collection[str]) -> pd.DataFrame:
+    options: dict[str, Any] = {"keep_default_na": False, "encoding": "utf-8-sig"}
+    # pandas would rename the second of two columns of one name, and take the first column of
+    # rows that are longer than the header for an index.
+    header = pd.read_csv(path, header=None, nrows=1, dtype=str, **options).iloc[0].tolist()
+    for name in header:
+        if header.count(name) > 1:
+            raise DataError(f"{path}: the column '{name}' is there twice")
+    frame: pd.DataFrame = pd.read_csv(
+        path,
+        dtype=dict.fromkeys(as_text, str),
+        na_values=list(MISSING),
+        low_memory=False,
+        **options,
+    )
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise DataError(f"{path}: the rows have more fields than the header has names")
+    return frame
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    frame = pd.read_parquet(path)
+    # pandas stores its index in the file: a named one is a column, any other means nothing.
+    is_named = all(name is not None for name in frame.index.names)
+    return frame.reset_index(drop=not is_named)
+
+
+def is_csv(path: Path) -> bool:
+    """Whether the file is CSV; else it is Parquet."""
+    return path.suffix.lower() == ".csv"
+
+
 def check_format(path: Path) -> None:
     """Raise `DataError` unless the file's ending names a format that is read and written."""
-    if path.suffix not in FORMATS:
+    if path.suffix.lower() not in FORMATS:
         raise DataError(f"{path}: the file name must end in {' or '.join(FORMATS)}")
 
 
@@ -65,13 +96,15 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".csv":
+        if is_csv(path):
             frame.to_csv(unfinished, index=False)
         else:
             frame.to_parquet(unfinished, index=False)
         unfinished.replace(path)
     except OSError as exc:
         raise DataError(f"{path}: cannot be written: {exc.strerror or exc}") from None
+    except (ValueError, TypeError, OverflowError) as exc:  # a value that Parquet has no type for
+        raise DataError(f"{path}: cannot be written: {exc}") from None
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
@@ -113,8 +146,13 @@ def _type_of(values: "pd.Series[Any]", name: str, missing: bool) -> str:
         return "datetime"
     if all(isinstance(value, str) for value in values):
         return "string"
-    kinds = ", ".join(sorted({type(value).__name__ for value in values}))
-    raise DataError(f"column '{name}' holds values of the type {kinds}; give it one type")
+    kinds = sorted({type(value).__name__ for value in values})
+    if len(kinds) > 1:
+        raise DataError(f"column '{name}' mixes values of the types {', '.join(kinds)}")
+    raise DataError(
+        f"column '{name}' holds values of the type {kinds[0]} that no column type has room for; "
+        f"the types are {', '.join(COLUMN_TYPES)}"
+    )
 
 
 def to_table(
@@ -139,6 +177,9 @@ def to_table(
     return {column.name: _convert(frame, column, path, from_text) for column in columns}
 
 
+_BOOLEANS = {True: 1.0, False: 0.0, "True": 1.0, "False": 0.0, "true": 1.0, "false": 0.0}
+
+
 def _convert(frame: pd.DataFrame, column: Column, path: Path, from_text: bool) -> np.ndarray:
     if column.name not in frame.columns:
         return to_array([None] * len(frame), column)
@@ -150,6 +191,9 @@ def _convert(frame: pd.DataFrame, column: Column, path: Path, from_text: bool) -
 
     adapter = TypeAdapter(list[column.spec.annotation])  # type: ignore[name-defined]
     given = series[present].tolist()
+    if column.type in ("float", "double"):
+        # What training made of booleans with gaps. A request has to say 1 and 0.
+        given = [_BOOLEANS.get(value, value) for value in given]
     try:
         # Not strict about text: "1.5" is then a number, for what else could it be in a CSV file.
         parsed = adapter.validate_python(given, strict=not from_text)

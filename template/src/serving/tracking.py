@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from types import ModuleType
 
 from serving.settings import Settings
@@ -27,10 +28,18 @@ def connect(settings: Settings) -> ModuleType:
 
 def shown(text: str) -> str:
     """The text with `***` for the user name and password of every URI in it."""
-    return re.sub(r"://[^/@\s]+@", "://***@", text)
+    return re.sub(r"://[^/\s]*@", "://***@", text)
 
 
 def first_line(exc: BaseException) -> str:
-    """The first line of an error's message, fit to be shown, or its type when it has none."""
+    """The first line of an error's message, fit to be shown, or its type when it has none.
+
+    A failed connection is told by its cause: the messages around it fill a screen.
+    """
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, ConnectionError | TimeoutError | socket.gaierror) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
     lines = shown(str(exc)).strip().splitlines()
     return lines[0].removesuffix(".") if lines else type(exc).__name__

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from serving.errors import ServingError
 
@@ -37,8 +38,10 @@ def load(path: Path, model: type[Model], error: type[ServingError]) -> Model:
     except yaml.MarkedYAMLError as exc:
         line = f" in line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
         raise error(f"{path}: not valid YAML{line}: {exc.problem}") from None
-    except yaml.YAMLError as exc:
+    except (yaml.YAMLError, ValueError) as exc:  # a ValueError: the 45th of a month
         raise error(f"{path}: not valid YAML: {exc}") from None
+    except RecursionError:
+        raise error(f"{path}: nested too deeply") from None
     if content is None:
         content = {}
     if not isinstance(content, Mapping):
@@ -46,15 +49,27 @@ def load(path: Path, model: type[Model], error: type[ServingError]) -> Model:
 
     try:
         return model.model_validate(_expand(content))
-    except _UnsetVariableError as exc:
+    except _VariableError as exc:
         raise error(f"{path}: {exc}") from None
+    except RecursionError:
+        raise error(f"{path}: refers to itself") from None
     except ValidationError as exc:
         raise error(f"{path}: {first_problem(exc, model)}") from None
 
 
 def first_problem(exc: ValidationError, model: type[BaseModel]) -> str:
-    """Say in one sentence which key breaks which rule; count the further ones."""
-    problem = exc.errors(include_url=False)[0]
+    """Say in one sentence which keys break which rules: the first three, and how many more."""
+    problems = sorted(exc.errors(include_url=False), key=is_other_than_unknown)
+    said = "; ".join(_sentence(problem, model) for problem in problems[:3])
+    return said + (f" (and {len(problems) - 3} more)" if len(problems) > 3 else "")
+
+
+def is_other_than_unknown(problem: ErrorDetails) -> bool:
+    """Sort key: unknown names first, because they explain why others are missing."""
+    return problem["type"] != "extra_forbidden"
+
+
+def _sentence(problem: ErrorDetails, model: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     match problem["type"]:
         case "extra_forbidden":
@@ -63,12 +78,13 @@ def first_problem(exc: ValidationError, model: type[BaseModel]) -> str:
             rule = "is required"
         case "value_error":
             rule = str(problem["ctx"]["error"])
+        case "model_type":
+            rule = "must be a mapping of keys to values"
         case _:
-            rule = problem["msg"][0].lower() + problem["msg"][1:]
+            rule = problem["msg"][0].lower() + problem["msg"][1:].partition(", unable to parse")[0]
             if isinstance(problem["input"], str | int | float | bool | None):
                 rule += f" (is {problem['input']!r})"
-    more = exc.error_count() - 1
-    return (f"{key}: {rule}" if key else rule) + (f" (and {more} more)" if more else "")
+    return f"{key}: {rule}" if key else rule
 
 
 def _known_keys(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
@@ -81,8 +97,8 @@ def _known_keys(model: type[BaseModel], location: Iterable[int | str]) -> list[s
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-class _UnsetVariableError(Exception):
-    """A `${VAR}` without a default names a variable that is not set."""
+class _VariableError(Exception):
+    """A `${VAR}` has no value, or one that cannot be read."""
 
 
 def _expand(value: Any) -> Any:
@@ -94,7 +110,11 @@ def _expand(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if whole := _REFERENCE.fullmatch(value):
-        return yaml.safe_load(_lookup(whole))
+        text = _lookup(whole)
+        try:
+            return yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError):
+            raise _VariableError(f"the value of {value} is not valid YAML") from None
     return _REFERENCE.sub(_lookup, value)
 
 
@@ -102,7 +122,7 @@ def _lookup(reference: re.Match[str]) -> str:
     name, default = reference["name"], reference["default"]
     value = os.environ.get(name, default)
     if value is None:
-        raise _UnsetVariableError(
+        raise _VariableError(
             f"the environment variable {name} is not set; set it, or write ${{{name}:a default}}"
         )
     return value

@@ -6,7 +6,7 @@ import pandas as pd
 
 from serving.errors import DataError, ServingError
 from serving.model import ServedModel
-from serving.tables import check_format, read_table, to_table, write_table
+from serving.tables import check_format, is_csv, read_table, to_table, write_table
 
 
 def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
@@ -21,10 +21,14 @@ def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
     Raises `DataError` naming the file, the column, the row and the rule. Nothing is written then.
     """
     check_format(output_path)
+    if output_path.resolve() == data_path.resolve():
+        raise DataError(f"{output_path}: is the file that is read; name another one to write")
     schemas = model.schemas
     columns = schemas.columns
-    frame = read_table(data_path, as_text=[column.name for column in columns])
-    table = to_table(frame, columns, data_path, from_text=data_path.suffix == ".csv")
+    frame = read_table(
+        data_path, as_text=[column.name for column in columns if column.type != "any"]
+    )
+    table = to_table(frame, columns, data_path, from_text=is_csv(data_path))
     try:
         predictions = model.engine.predict({c.name: table[c.name] for c in schemas.inputs})
     except Exception as exc:
@@ -39,7 +43,7 @@ def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
             raise DataError(
                 f"{data_path}: has a column '{name}' already; rename it, the predictions go there"
             )
-    if output_path.suffix != ".csv":  # a CSV file keeps the text that came, 007 and all
+    if not is_csv(output_path):  # a CSV file keeps the text that came, 007 and all
         frame = frame.assign(**{name: table[name] for name in table if name in frame.columns})
     write_table(frame.join(answers), output_path)
     return len(frame)

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_float_dtype
 from sklearn.model_selection import train_test_split
 
 from serving.columns import Column
-from serving.errors import DataError, RecipeError
+from serving.errors import DataError
 from serving.recipe import Recipe, Task
 from serving.tables import infer_column, read_table, require_columns, to_table
+
+_CLASSES = ("string", "long", "boolean")
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,10 @@ class Dataset:
     feature_columns: list[Column]
     target_column: Column
     entity_columns: list[Column]
+    time: "pd.Series[Any] | None"
+    """Shape (rows,): what a temporal split sorts by."""
     example: dict[str, Any]
-    """A request: entities and features of a row without missing values, where there is one."""
+    """A request: entities and features of the row with the fewest missing values."""
     dropped: int
     """How many rows were left out because they have no target."""
 
@@ -49,6 +54,8 @@ def load_dataset(recipe: Recipe, path: Path) -> Dataset:
     frame = frame.dropna(subset=[target]).reset_index(drop=True)
     if frame.empty:
         raise DataError(f"{path}: the target column '{target}' has no values")
+    if recipe.task_choice is Task.CLASSIFICATION:
+        frame[target] = _as_classes(frame[target])
 
     try:
         feature_columns = [infer_column(frame[name], name) for name in features]
@@ -59,18 +66,18 @@ def load_dataset(recipe: Recipe, path: Path) -> Dataset:
     except DataError as exc:
         raise DataError(f"{path}: {exc}") from None
     _check_target(recipe, target_column, path)
-    doubles = [c.name for c in feature_columns if c.type == "double"]
-    frame = frame.astype(dict.fromkeys(doubles, "float64"))  # integers and booleans with gaps
 
-    table = to_table(frame, [*entity_columns, *feature_columns, target_column], path)
-    typed = pd.DataFrame(table)
+    time_columns = _time_columns(recipe, frame, path)
+    columns = [*time_columns, *entity_columns, *feature_columns, target_column]
+    typed = pd.DataFrame(to_table(frame, columns, path))
     return Dataset(
         features=typed[features],
         target=typed[target],
         feature_columns=feature_columns,
         target_column=target_column,
         entity_columns=entity_columns,
-        example=_example(typed[[*entities, *features]]),
+        time=typed[time_columns[0].name] if time_columns else None,
+        example=_example(typed, [*entity_columns, *feature_columns]),
         dropped=rows - len(frame),
     )
 
@@ -83,19 +90,19 @@ def split(recipe: Recipe, data: Dataset, path: Path) -> dict[str, pd.Index]:
     Raises `DataError` when a part would be empty.
     """
     plan = recipe.data.split
-    shares = {"validation": plan.validation, "test": plan.test}
     rows: Any = data.features.index
-    if plan.strategy == "temporal":
-        rows = _by_time(recipe, data)
-    total = plan.train + sum(shares.values())
+    if data.time is not None:
+        rows = data.time.sort_values(kind="stable").index
     parts: dict[str, pd.Index] = {}
-    for name, share in shares.items():
+    for name, share in (("test", plan.test), ("validation", plan.validation)):
         if not share:
             continue
-        count = round(len(data.features) * share / total)
+        count = round(len(data.features) * share)
         if count < 1 or count >= len(rows):
-            raise DataError(f"{path}: {len(data.features)} rows are too few for a {name} part")
-        if plan.strategy == "temporal":
+            raise DataError(
+                f"{path}: too few rows ({len(data.features)}) for a {name} part of {share:g}"
+            )
+        if data.time is not None:
             rows, parts[name] = rows[:-count], rows[-count:]
         else:
             rows, parts[name] = train_test_split(
@@ -114,13 +121,25 @@ def _as_integers(keys: "pd.Series[Any]") -> "pd.Series[Any]":
     return keys.astype("int64")
 
 
-def _by_time(recipe: Recipe, data: Dataset) -> pd.Index:
-    column = str(recipe.data.split.temporal_column)
-    if column not in data.features:
-        raise RecipeError(
-            f"data.split.temporal_column: '{column}' is not a feature column of this recipe"
+def _as_classes(target: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Whole numbers that pandas made floats, because some rows had none, as integers again."""
+    is_whole = is_float_dtype(target.dtype) and bool((target == target.round()).all())
+    return target.astype("int64") if is_whole else target
+
+
+def _time_columns(recipe: Recipe, frame: pd.DataFrame, path: Path) -> list[Column]:
+    """The column that a temporal split sorts by; it need not be a feature."""
+    name = recipe.data.split.temporal_column
+    if recipe.data.split.strategy != "temporal" or name is None:
+        return []
+    require_columns(frame, [name], path, "named in the recipe's data.split.temporal_column")
+    column = infer_column(frame[name], name)
+    if column.type not in ("datetime", "long", "double") or not column.required:
+        raise DataError(
+            f"{path}: the column '{name}' cannot be sorted by time: "
+            "it must hold a date-time or a number in every row"
         )
-    return data.features[column].sort_values(kind="stable").index
+    return [column]
 
 
 def _strata(recipe: Recipe, target: "pd.Series[Any]", count: int) -> "pd.Series[Any] | None":
@@ -135,18 +154,19 @@ def _check_target(recipe: Recipe, target: Column, path: Path) -> None:
             f"{path}: the target column '{target.name}' is {target.spec.rule}; "
             "regression needs numbers"
         )
-    if recipe.task_choice is Task.CLASSIFICATION and target.type == "datetime":
+    if recipe.task_choice is Task.CLASSIFICATION and target.type not in _CLASSES:
         raise DataError(
-            f"{path}: the target column '{target.name}' is a date; classification needs classes"
+            f"{path}: the target column '{target.name}' is {target.spec.rule}; classification "
+            "needs classes: text, integers or booleans"
         )
 
 
-def _example(frame: pd.DataFrame) -> dict[str, Any]:
-    complete = frame.dropna()
-    if complete.empty:
-        return {}
-    row = complete.head(1).to_dict(orient="records")[0]
-    return {
-        str(name): f"{value.isoformat()}Z" if isinstance(value, pd.Timestamp) else value
-        for name, value in row.items()
-    }
+def _example(frame: pd.DataFrame, columns: list[Column]) -> dict[str, Any]:
+    fullest = frame[[column.name for column in columns]].isna().sum(axis="columns").idxmin()
+    example: dict[str, Any] = {}
+    for column in columns:
+        [value] = frame.loc[[fullest], column.name].tolist()
+        if isinstance(value, pd.Timestamp):
+            value = f"{value.isoformat()}Z"
+        example[column.name] = None if pd.isna(value) else value
+    return example

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from sklearn.base import is_classifier, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -22,9 +23,10 @@ from sklearn.preprocessing import (
 
 from serving.columns import Column
 from serving.errors import RecipeError
-from serving.recipe import Model, Recipe, Step
+from serving.recipe import Model, Recipe, Step, Task
 
 _ENCODERS = ("one_hot_encoder", "ordinal_encoder")
+_IMPUTERS = ("simple_imputer", "constant_fill")
 _ANY_COLUMN = ("constant_fill", *_ENCODERS)
 
 
@@ -47,10 +49,12 @@ def build_pipeline(recipe: Recipe, columns: Sequence[Column]) -> Pipeline:
             (_transformers(steps, chain, kind), names) for (chain, kind), names in chains.items()
         )
     ]
+    estimator = build_estimator(recipe.model)
+    check_task(recipe, estimator)
     return Pipeline(
         [
             ("columns", ColumnTransformer(transformers, verbose_feature_names_out=False)),
-            ("model", build_estimator(recipe.model)),
+            ("model", estimator),
         ]
     )
 
@@ -64,9 +68,10 @@ def build_estimator(model: Model) -> Any:
     try:
         estimator_class = getattr(importlib.import_module(module_name), class_name)
     except ModuleNotFoundError as exc:
+        is_package = exc.name == module_name.partition(".")[0]
         raise RecipeError(
-            f"model.class_path: '{model.class_path}' cannot be imported: no module '{exc.name}' "
-            "is installed; add its package with 'uv add --group native'"
+            f"model.class_path: '{model.class_path}' cannot be imported: there is no module "
+            f"'{exc.name}'" + "; add its package with 'uv add --group native'" * is_package
         ) from None
     except AttributeError:
         raise RecipeError(
@@ -85,15 +90,35 @@ def build_estimator(model: Model) -> Any:
         raise RecipeError(f"model.hyperparameters.values: {exc}") from None
 
 
-def text_without_encoder(recipe: Recipe, columns: Sequence[Column]) -> list[str]:
-    """Text columns that no step turns into numbers, which most estimators cannot take."""
+def check_task(recipe: Recipe, estimator: Any) -> None:
+    """Raise `RecipeError` when the estimator says that it is for another task."""
+    for task, is_for in ((Task.CLASSIFICATION, is_regressor), (Task.REGRESSION, is_classifier)):
+        # Estimators that are not scikit-learn's own may not say what they are for.
+        tells = hasattr(estimator, "__sklearn_tags__")
+        if recipe.task_choice is task and tells and is_for(estimator):
+            raise RecipeError(f"model.class_path: '{recipe.model.class_path}' is not for {task}")
+
+
+def likely_cause(recipe: Recipe, columns: Sequence[Column]) -> str:
+    """A hint at what most estimators cannot take: text, or missing values, left as they are."""
     steps = recipe.preprocessor.steps if recipe.preprocessor else []
-    return [
-        column.name
-        for column in columns
-        if column.type == "string"
-        and not any(step.type in _ENCODERS and _suits(step, column) for step in steps)
-    ]
+
+    def reached(column: Column, *types: str) -> bool:
+        return any(step.type in types and _suits(step, column) for step in steps)
+
+    for column in columns:
+        if column.type == "string" and not reached(column, *_ENCODERS):
+            return (
+                f"; the column '{column.name}' is text that no preprocessor step encodes: "
+                "add a step such as {type: one_hot_encoder}"
+            )
+    for column in columns:
+        if not column.required and not reached(column, *_ENCODERS, *_IMPUTERS):
+            return (
+                f"; the column '{column.name}' has missing values that no preprocessor step fills: "
+                "add a step such as {type: simple_imputer, strategy: median}"
+            )
+    return ""
 
 
 Chain = tuple[int, ...]
@@ -133,7 +158,7 @@ def _kind(column: Column) -> str:
 
 def _takes_text(step: Step) -> bool:
     return step.type in _ANY_COLUMN or (
-        step.type == "simple_imputer" and step.strategy in ("most_frequent", "constant")
+        step.type == "simple_imputer" and step.strategy == "most_frequent"
     )
 
 
@@ -159,7 +184,7 @@ def _check_polynomial(steps: Sequence[Step], chains: dict[tuple[Chain, str], lis
 
 
 def _transformers(steps: Sequence[Step], chain: Chain, kind: str) -> list[Any]:
-    return [*_as_numbers(kind), *(_transformer(steps[index], index) for index in chain)]
+    return [*_as_numbers(kind), *(_transformer(steps[index]) for index in chain)]
 
 
 def _as_numbers(kind: str) -> list[Any]:
@@ -171,13 +196,13 @@ def _as_numbers(kind: str) -> list[Any]:
         return [FunctionTransformer(pd.DataFrame.astype, kw_args={"dtype": "float64"})]
     if kind == "datetime":
         return [
-            FunctionTransformer(pd.DataFrame.sub, kw_args={"other": pd.Timestamp(0)}),
+            FunctionTransformer(pd.DataFrame.sub, kw_args={"other": pd.Timestamp("1970-01-01")}),
             FunctionTransformer(pd.DataFrame.truediv, kw_args={"other": pd.Timedelta(seconds=1)}),
         ]
     return []
 
 
-def _transformer(step: Step, index: int) -> Any:
+def _transformer(step: Step) -> Any:
     match step.type:
         case "simple_imputer":
             return SimpleImputer(
@@ -186,8 +211,6 @@ def _transformer(step: Step, index: int) -> Any:
                 add_indicator=step.create_missing_indicators,
             )
         case "constant_fill":
-            if step.fill_value is None:
-                raise RecipeError(f"preprocessor.steps.{index}.fill_value: is required")
             return SimpleImputer(strategy="constant", fill_value=step.fill_value)
         case "one_hot_encoder":
             return OneHotEncoder(

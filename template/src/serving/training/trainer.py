@@ -15,8 +15,8 @@ from serving.model import ENTITY_TYPES, RECIPE, REQUEST_EXAMPLE, load_model
 from serving.recipe import Recipe, Task
 from serving.settings import Settings
 from serving.training.data import Dataset, load_dataset, split
-from serving.training.metrics import chosen_metrics, evaluate
-from serving.training.pipeline import build_pipeline, text_without_encoder
+from serving.training.metrics import Metric, chosen_metrics, evaluate
+from serving.training.pipeline import build_pipeline, likely_cause
 
 logger = logging.getLogger(__name__)
 
@@ -58,15 +58,19 @@ def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> 
     pipeline = build_pipeline(recipe, data.feature_columns)
     mlflow = _open_experiment(settings)
 
-    with mlflow.start_run(run_name=recipe.name) as run:
-        mlflow.log_params(_parameters(recipe, path, parts))
-        started = time.perf_counter()
-        _fit(pipeline, recipe, data, parts["train"])
-        mlflow.log_metric("fit_seconds", time.perf_counter() - started)
-        metrics = evaluate(pipeline, data.features, data.target, parts, chosen)
-        mlflow.log_metrics(metrics)
-        model_id = _log_model(pipeline, recipe, data)
-        _prove(run.info.run_id, settings)
+    try:
+        with mlflow.start_run(run_name=recipe.name) as run:
+            mlflow.log_params(_parameters(recipe, path, parts))
+            started = time.perf_counter()
+            _fit(pipeline, recipe, data, parts["train"])
+            mlflow.log_metric("fit_seconds", time.perf_counter() - started)
+            metrics = _evaluate(pipeline, recipe, data, parts, chosen)
+            mlflow.log_metrics(metrics)
+            model_id = _log_model(pipeline, recipe, data)
+            _prove(run.info.run_id, settings)
+    except (mlflow.MlflowException, OSError) as exc:
+        uri = tracking.shown(settings.mlflow.tracking_uri)
+        raise TrainingError(f"MLflow at {uri} failed: {tracking.first_line(exc)}") from exc
     return TrainingResult(
         run_id=run.info.run_id,
         model_id=model_id,
@@ -81,6 +85,11 @@ def _source(recipe: Recipe) -> Path:
     if not uri:
         raise RecipeError(
             "data.loader.source_uri: names no data; set it, or give --data-path (DATA_PATH)"
+        )
+    if "://" in uri:
+        raise RecipeError(
+            f"data.loader.source_uri: '{tracking.shown(uri)}': is no path; "
+            "give a CSV or Parquet file of this machine"
         )
     if uri.endswith((".sql", ".sql.j2")):
         raise RecipeError(
@@ -117,15 +126,29 @@ def _fit(pipeline: Any, recipe: Recipe, data: Dataset, rows: Any) -> None:
         pipeline.fit(data.features.loc[rows], data.target.loc[rows])
     except Exception as exc:
         logger.debug("fit failed", exc_info=True)
-        text = text_without_encoder(recipe, data.feature_columns)
-        hint = (
-            f"; the column '{text[0]}' is text that no preprocessor step encodes: "
-            "add a step such as {type: one_hot_encoder}"
-            if text
-            else ""
-        )
+        reason = tracking.first_line(exc)
+        if f"parameter of {recipe.model.class_path.rpartition('.')[2]} must be" in reason:
+            raise RecipeError(f"model.hyperparameters.values: {reason}") from exc
+        hint = likely_cause(recipe, data.feature_columns)
         raise TrainingError(
-            f"{recipe.model.class_path} could not be fitted: {tracking.first_line(exc)}{hint}"
+            f"{recipe.model.class_path} could not be fitted: {reason}{hint}"
+        ) from exc
+
+
+def _evaluate(
+    pipeline: Any,
+    recipe: Recipe,
+    data: Dataset,
+    parts: dict[str, Any],
+    chosen: dict[str, Metric],
+) -> dict[str, float]:
+    try:
+        return evaluate(pipeline, data.features, data.target, parts, chosen)
+    except Exception as exc:
+        logger.debug("evaluation failed", exc_info=True)
+        raise TrainingError(
+            f"{recipe.model.class_path} was fitted, but could not be evaluated for "
+            f"{recipe.task_choice}: {tracking.first_line(exc)}"
         ) from exc
 
 
