@@ -4,29 +4,28 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import pandas as pd
 import pytest
 from conftest import RECIPE, settings_for
 from mlflow.models import ModelSignature
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ColSpec, Schema
 
 from serving.errors import ContractError, ModelLoadError
 from serving.model import ServedModel, load_model
 
 
-class ReadsItsFileWhenAsked(PythonModel):  # type: ignore[misc]
+class ReadsItsFileWhenAsked(PythonModel):
     """Adds the number in its artifact, which it opens at every call."""
 
-    def predict(self, context: Any, model_input: pd.DataFrame) -> Any:
+    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
         number = float(Path(context.artifacts["number"]).read_text())
         return model_input["x"] + number
 
 
-class AnswersNonsense(PythonModel):  # type: ignore[misc]
+class AnswersNonsense(PythonModel):
     """Answers text although its signature says a number."""
 
-    def predict(self, context: Any, model_input: pd.DataFrame) -> Any:
+    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
         return ["nonsense"] * len(model_input)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas.api.types import is_float_dtype
 from sklearn.model_selection import train_test_split
@@ -123,7 +124,7 @@ def _as_integers(keys: "pd.Series[Any]") -> "pd.Series[Any]":
 
 def _as_classes(target: "pd.Series[Any]") -> "pd.Series[Any]":
     """Whole numbers that pandas made floats, because some rows had none, as integers again."""
-    is_whole = is_float_dtype(target.dtype) and bool((target == target.round()).all())
+    is_whole = is_float_dtype(target.dtype) and np.equal(np.mod(target, 1), 0).all()
     return target.astype("int64") if is_whole else target
 
 
@@ -162,10 +163,11 @@ def _check_target(recipe: Recipe, target: Column, path: Path) -> None:
 
 
 def _example(frame: pd.DataFrame, columns: list[Column]) -> dict[str, Any]:
-    fullest = frame[[column.name for column in columns]].isna().sum(axis="columns").idxmin()
+    gaps = frame[[column.name for column in columns]].isna().to_numpy().sum(axis=1)
+    fullest = int(gaps.argmin())
     example: dict[str, Any] = {}
     for column in columns:
-        [value] = frame.loc[[fullest], column.name].tolist()
+        value = frame[column.name].tolist()[fullest]
         if isinstance(value, pd.Timestamp):
             value = f"{value.isoformat()}Z"
         example[column.name] = None if pd.isna(value) else value
