@@ -17,7 +17,7 @@ test: lint ## Everything: lint, and the rendered projects' own checks
 	$(BIN)/pytest
 
 test-fast: .venv/ready ## What takes seconds: no installed project, no Docker
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not docker"
 
 lint: .venv/ready ## Check format, style, types and workflows of the template itself
 	$(BIN)/ruff format --check

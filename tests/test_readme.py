@@ -12,6 +12,7 @@ import httpx
 import pytest
 from conftest import Render
 from helpers import ALL_STAGES, ROOT, run, uv
+from images import connect, wait_for_health
 from serving import free_port, serve, train, wait_until
 from uv import find_uv_bin
 
@@ -52,11 +53,11 @@ class Reader:
         self.answers: list[str] = []
         self.servers: list[subprocess.Popen[bytes]] = []
 
-    def read(self) -> None:
-        """Do what each code block says."""
+    def read(self, *, with_docker: bool = False) -> None:
+        """Do what each code block says: those for Docker, or all others."""
         try:
             for language, content in blocks(self.project / "README.md"):
-                if language == "sh":
+                if language == "sh" and ("docker " in content) == with_docker:
                     commands = [content] if content.startswith("curl") else content.splitlines()
                     for command in commands:
                         self.type(command)
@@ -70,9 +71,12 @@ class Reader:
     def type(self, command: str) -> None:
         """Run one command; a server goes on in the background once it is ready."""
         for placeholder, value in self.placeholders.items():
-            command = command.replace(placeholder, value)
+            command = re.sub(rf"(?<!\w){re.escape(placeholder)}(?!\w)", value, command)
         if " serve-api " in command:
             self.serve(command)
+            return
+        if variable := re.match(r"export (\w+)=(.*)", command):
+            self.environment[variable[1]] = variable[2]
             return
         answer = subprocess.run(
             ["bash", "-c", command],
@@ -132,6 +136,43 @@ def test_commands_of_the_rendered_readme(
     reader.read()
     if include_example and "training" in stages:
         assert any('"prediction":"Adelie"' in answer for answer in reader.answers)
+
+
+@pytest.mark.docker
+def test_docker_commands_of_the_rendered_readme(render: Render, model: Path) -> None:
+    """Compose from a fresh project to a prediction, then the images, with commands as printed."""
+    connect()
+    port = free_port()
+    project = render(project_name="Read Docker", api_port=port, mlflow_port=free_port())
+    reader = Reader(project, port)
+    reader.placeholders["MODEL_DIRECTORY"] = str(model)
+    curl = next(text for _, text in blocks(project / "README.md") if text.startswith("curl"))
+    compose = ["docker", "compose"]
+
+    def asked(command: str) -> None:
+        type_command(command)
+        if "--wait api" in command:
+            type_command(curl)
+            assert '"prediction":"Adelie"' in reader.answers[-1]
+        if "batch-inference" in command:
+            assert (project / "output/predictions.parquet").stat().st_size > 0
+
+    type_command, reader.type = reader.type, asked  # type: ignore[method-assign]
+    try:
+        reader.read(with_docker=True)
+        wait_for_health(connect().containers.get("read-docker"), "healthy")
+        type_command(curl)
+        assert '"prediction":"Adelie"' in reader.answers[-1]
+    finally:
+        run("docker", "rm", "--force", "read-docker", cwd=project, check=False)
+        run(*compose, "down", "--volumes", "--rmi", "all", cwd=project, check=False)
+
+
+def test_every_variable_of_compose_is_in_the_example_of_env(render: Render) -> None:
+    project = render(project_name="Read Docker")
+    used = set(re.findall(r"\$\{([A-Z_]+)", (project / "compose.yaml").read_text()))
+    example = (project / ".env.example").read_text()
+    assert used == set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE))
 
 
 def test_every_setting_of_the_readme_is_one_of_the_code(render: Render) -> None:

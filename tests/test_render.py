@@ -130,12 +130,12 @@ def test_pyproject_says_what_was_chosen(
     assert pyproject["project"]["requires-python"] == f">={python_version}"
     assert (project / ".python-version").read_text() == f"{python_version}\n"
     assert pyproject["tool"]["uv"]["default-groups"] == ["dev", *stages]
-    assert pyproject["dependency-groups"].keys() == {"native", "dev", *stages}
+    assert pyproject["dependency-groups"].keys() == {"native", "mlflow", "dev", *stages}
 
 
 def test_every_place_for_own_dependencies_is_marked(project: Path) -> None:
     text = (project / "pyproject.toml").read_text(encoding="utf-8")
-    groups = tomllib.loads(text)["dependency-groups"].keys() - {"native"}
+    groups = tomllib.loads(text)["dependency-groups"].keys() - {"mlflow"}
     anchors = text.count("\n  # Your own dependencies go below this line.\n]\n")
     assert anchors == 1 + len(groups)
 

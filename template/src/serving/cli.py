@@ -5,6 +5,7 @@ Command modules import what they need inside their function, so that `mmp --help
 
 import importlib
 import pkgutil
+import signal
 import sys
 
 import typer
@@ -36,6 +37,8 @@ for _module in pkgutil.iter_modules(commands.__path__):
 
 def main() -> None:
     """Run the command line; a mistake of the user ends with one sentence and exit status 2."""
+    # As PID 1 of a container a process has to say itself that SIGTERM ends it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except ServingError as exc:

@@ -1,0 +1,86 @@
+"""Build images of a rendered project and run containers of them."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from docker.models.containers import Container
+from helpers import run
+
+# No rights, nothing to write, nobody to talk to.
+HARDENED: dict[str, Any] = {
+    "read_only": True,
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges:true"],
+    "tmpfs": {"/tmp": "mode=1777"},
+    "network_mode": "none",
+}
+
+
+def connect() -> docker.DockerClient:
+    """Return a client of the engine; without one skip, or fail where REQUIRE_DOCKER is set."""
+    try:
+        client = docker.from_env()
+        client.ping()
+    except docker.errors.DockerException as exc:
+        if os.environ.get("REQUIRE_DOCKER"):
+            pytest.fail(f"REQUIRE_DOCKER is set, but no Docker engine answers: {exc}")
+        pytest.skip("no Docker engine answers")
+    return client
+
+
+def build(project: Path, *options: str | Path) -> str:
+    """Build an image of the project and return its id. The SDK cannot: it has no BuildKit."""
+    id_file = project / ".iid"
+    run("docker", "build", "--quiet", "--iidfile", id_file, *options, ".", cwd=project)
+    return id_file.read_text()
+
+
+@contextlib.contextmanager
+def started(client: docker.DockerClient, image: str, **options: Any) -> Iterator[Container]:
+    """Run a container in the background; it is removed at the end."""
+    container = client.containers.run(image, detach=True, **options)
+    try:
+        yield container
+    finally:
+        container.remove(force=True)
+
+
+def sh(client: docker.DockerClient, image: str, script: str, **options: Any) -> str:
+    """Run a shell script in a container of the image and return what it printed."""
+    output: bytes = client.containers.run(
+        image, ["-c", script], entrypoint="sh", remove=True, **options
+    )
+    return output.decode()
+
+
+def wait_for_health(container: Container, status: str, within_seconds: float = 60) -> None:
+    """Wait until the health check says `status`."""
+    deadline = time.monotonic() + within_seconds
+    while time.monotonic() < deadline:
+        container.reload()
+        if container.health == status:
+            return
+        time.sleep(0.2)
+    logs = container.logs().decode()
+    raise AssertionError(f"{container.health}, not {status}\n{logs}")
+
+
+def ask(container: Container, path: str, body: Any = None) -> Any:
+    """Send a request from inside the container, which has Python and no curl."""
+    script = (
+        "import os, sys, urllib.request as u; "
+        "r = u.Request('http://127.0.0.1:' + os.environ['PORT'] + sys.argv[1], "
+        "sys.argv[2].encode() or None); print(u.urlopen(r).read().decode())"
+    )
+    data = "" if body is None else json.dumps(body)
+    answer = container.exec_run(["python", "-c", script, path, data])
+    output = bytes(answer.output).decode()  # type: ignore[arg-type]  # bytes, as nothing streams
+    assert answer.exit_code == 0, output
+    return json.loads(output)

@@ -1,0 +1,209 @@
+"""Images of rendered projects: what is in them, and how they run on a real engine."""
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from conftest import Render
+from helpers import ALL_STAGES, QUESTIONS, ROOT, STAGE_SETS, run, uv
+from images import HARDENED, ask, build, connect, sh, started, wait_for_health
+from serving import train
+
+BUDGET_MB = {"api": QUESTIONS["image_size_budget_mb"]["default"]}
+BUDGET_MB |= {"training": 650, "inference": 650, "mlflow": 900}
+COMMANDS = {"api": "serve-api", "training": "train", "inference": "batch-inference"}
+needs_docker = pytest.mark.docker
+
+
+@pytest.mark.parametrize("stages", STAGE_SETS, ids="+".join)
+def test_the_dockerfile_has_no_findings(render: Render, stages: tuple[str, ...]) -> None:
+    project = render(stages=stages)
+    found = run(Path(sys.executable).with_name("hadolint"), "Dockerfile", cwd=project, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("stages", STAGE_SETS, ids="+".join)
+def test_the_compose_file_has_no_findings(render: Render, stages: tuple[str, ...]) -> None:
+    project = render(stages=stages)
+    lint = Path(sys.executable).with_name("compose-lint")
+    config = ("--config", ROOT / "tests/compose-lint.yml", "--strict-config")
+    found = run(
+        lint, "check", *config, "--fail-on", "low", "compose.yaml", cwd=project, check=False
+    )
+    assert found.returncode == 0, found.stdout
+
+
+def test_the_dockerfile_needs_no_registry_but_for_its_base(render: Render) -> None:
+    text = (render() / "Dockerfile").read_text()
+    sources = [line.split()[1] for line in text.splitlines() if line.startswith("FROM ")]
+    stages = [line.split()[-1] for line in text.splitlines() if line.startswith("FROM ")]
+    assert set(sources) - set(stages) == {"scratch", "${BASE_IMAGE}"}
+    assert "# syntax" not in text
+    assert stages[-1] == "api"
+
+
+@pytest.fixture(scope="module")
+def engine() -> docker.DockerClient:
+    return connect()
+
+
+@pytest.fixture(scope="module")
+def project(render: Render, engine: docker.DockerClient) -> Path:
+    """A project with everything, a lock, and things that no image may hold."""
+    project = render(project_name="Image")
+    uv("sync", "--quiet", cwd=project)
+    (project / ".env").write_text("PASSWORD=hunter2\n")
+    return project
+
+
+@pytest.fixture(scope="module")
+def model(project: Path) -> Path:
+    """The directory of a trained model."""
+    train(project)
+    [logged] = project.glob("mlruns/*/models/*/artifacts/MLmodel")
+    return logged.parent
+
+
+@pytest.fixture(scope="module", params=["3.11", "3.13"])
+def images(request: pytest.FixtureRequest, project: Path) -> dict[str, str]:
+    """The image of each stage; 3.11 from uv.lock, 3.13 without one."""
+    version = ("--build-arg", f"PYTHON_VERSION={request.param}")
+    lock = project / "uv.lock"
+    aside = lock.rename(lock.with_suffix(".aside")) if request.param == "3.13" else None
+    try:
+        stages = (*ALL_STAGES, "mlflow")
+        return {stage: build(project, *version, "--target", stage) for stage in stages}
+    finally:
+        if aside:
+            aside.rename(lock)
+
+
+@pytest.fixture(scope="module")
+def with_model(project: Path, model: Path, engine: docker.DockerClient) -> str:
+    """The API with a model inside."""
+    return build(project, "--target", "api-with-model", "--build-context", f"model={model}")
+
+
+@needs_docker
+def test_images_are_small_and_unprivileged(
+    engine: docker.DockerClient, images: dict[str, str]
+) -> None:
+    for stage, image in images.items():
+        attributes = engine.images.get(image).attrs
+        assert attributes["Size"] / 1e6 < BUDGET_MB[stage], stage
+        config = attributes["Config"]
+        assert config["User"] == "1001:0"
+        assert bool(config.get("Healthcheck")) == (stage == "api")
+        assert config["Labels"]["org.opencontainers.image.title"] == "image"
+        if stage in COMMANDS:
+            assert (config["Entrypoint"], config["Cmd"]) == (["mmp"], [COMMANDS[stage]])
+
+
+@needs_docker
+def test_images_hold_only_what_they_need(
+    engine: docker.DockerClient, images: dict[str, str]
+) -> None:
+    for stage, image in images.items():
+        tools = "pip pip3 uv curl wget gcc cc make git"
+        assert sh(engine, image, f"which {tools}; true") == "", stage
+        assert sh(engine, image, "python -m pip 2>&1 | tail -1").endswith("No module named pip\n")
+        found = sh(
+            engine,
+            image,
+            "find / -xdev -perm /6000 -type f;"  # rights to gain
+            "find / -xdev -name .env -o -name 'penguins.csv' -o -name '*.lock' -path '/app/*';"
+            "ls -A /var/lib/apt/lists;"
+            "find /app -not -user 0 -o -perm /022 -not -type l;"  # others' files, open ones
+            "find /app -type d -name tests -path '*/scipy/*'",
+            user="0",
+        )
+        assert found == "", stage
+        history = json.dumps(engine.images.get(image).history())
+        assert "hunter2" not in history
+    libraries = sh(engine, images["api"], "ls /app/.venv/lib/python3*/site-packages")
+    assert not {"pyarrow", "sqlalchemy", "alembic", "pytest"} & set(libraries.lower().split())
+
+
+@needs_docker
+@pytest.mark.parametrize("user", [None, "54321"])
+def test_images_run_as_any_user_on_a_read_only_root(
+    engine: docker.DockerClient, images: dict[str, str], user: str | None
+) -> None:
+    options = HARDENED | ({"user": user} if user else {})
+    for stage, command in COMMANDS.items():
+        assert sh(engine, images[stage], "id -u", **options).strip() == (user or "1001")
+        shown = engine.containers.run(images[stage], [command, "--help"], remove=True, **options)
+        assert f"Usage: mmp {command}" in shown.decode()
+
+
+@needs_docker
+def test_a_mistake_ends_the_container_with_one_sentence(
+    engine: docker.DockerClient, images: dict[str, str]
+) -> None:
+    with started(engine, images["api"], **HARDENED) as container:
+        assert container.wait(timeout=60)["StatusCode"] == 2
+        assert container.logs().decode().startswith("mmp: no model is named")
+
+
+@needs_docker
+def test_sigterm_ends_training(engine: docker.DockerClient, images: dict[str, str]) -> None:
+    waiting = ["train", "--recipe-path", "/dev/stdin"]
+    options = HARDENED | {"stdin_open": True}
+    with started(engine, images["training"], command=waiting, **options) as container:
+        time.sleep(3)  # until it reads its recipe
+        container.stop(timeout=20)
+        assert container.wait()["StatusCode"] == 143  # 137 would be killed
+
+
+@needs_docker
+def test_an_image_with_its_model_serves_without_network(
+    engine: docker.DockerClient, with_model: str
+) -> None:
+    with started(engine, with_model, user="54321", **HARDENED) as container:
+        wait_for_health(container, "healthy")
+        schemas = ask(container, "/openapi.json")["components"]["schemas"]
+        example: dict[str, Any] = schemas["PredictionRequest"]["example"]
+        assert ask(container, "/predict", example)["prediction"] == "Adelie"
+        container.stop(timeout=20)
+        assert container.wait()["StatusCode"] == 0  # in order, not killed
+        assert "Finished server process" in container.logs().decode()
+
+
+@needs_docker
+def test_health_is_red_without_a_model(engine: docker.DockerClient, with_model: str) -> None:
+    quick = {"interval": 10**9, "timeout": 3 * 10**9, "retries": 1, "start_period": 10**6}
+    options = HARDENED | {"environment": {"MODEL_URI": "/nowhere"}, "healthcheck": quick}
+    with started(engine, with_model, **options) as container:
+        wait_for_health(container, "unhealthy")
+
+
+@needs_docker
+def test_the_image_with_a_model_needs_one(project: Path, tmp_path: Path) -> None:
+    command = ["docker", "build", "--quiet", "--target", "api-with-model"]
+    assert run(*command, ".", cwd=project, check=False).returncode != 0
+    empty = ("--build-context", f"model={tmp_path}")
+    refused = run(*command, *empty, ".", cwd=project, check=False)
+    assert refused.returncode != 0
+    assert "has no file MLmodel" in refused.stderr
+
+
+@needs_docker
+def test_a_change_of_the_sources_installs_nothing(
+    project: Path, with_model: str, tmp_path: Path
+) -> None:
+    changed = tmp_path / "changed"
+    ignore = shutil.ignore_patterns(".venv", "mlruns", "mlflow.db")
+    shutil.copytree(project, changed, ignore=ignore)
+    with (changed / "src/serving/app.py").open("a") as file:
+        file.write("\n# changed\n")
+    output = run("docker", "build", "--progress", "plain", ".", cwd=changed).stderr
+    steps = dict(line.split(" ", 1) for line in output.splitlines() if line.startswith("#"))
+    installs = [key for key, text in steps.items() if "environment.sh" in text]
+    assert "environment.sh" in output
+    assert "uv build" in output
+    assert not [key for key in installs if steps[key] != "CACHED"]
