@@ -1,6 +1,7 @@
 """Images of rendered projects: what is in them, and how they run on a real engine."""
 
 import json
+import re
 import shutil
 import sys
 import time
@@ -207,3 +208,20 @@ def test_a_change_of_the_sources_installs_nothing(
     assert "environment.sh" in output
     assert "uv build" in output
     assert not [key for key in installs if steps[key] != "CACHED"]
+
+
+@needs_docker
+def test_it_builds_from_a_directory_of_wheels(project: Path, tmp_path: Path) -> None:
+    """Without a package index and without a network."""
+    wheels, requirements = tmp_path / "wheels", tmp_path / "requirements.txt"
+    api = ("--no-default-groups", "--group", "api", "--no-emit-project", "--no-hashes")
+    uv("export", "--frozen", "--quiet", *api, "--output-file", requirements, cwd=project)
+    with requirements.open("a") as file:
+        # What makes the environment and the project's wheel; the lock holds neither.
+        uv_version = re.findall(r"UV_VERSION=(.+)", (project / "Dockerfile").read_text())
+        file.write(f"uv=={uv_version[0]}\nhatchling>=1.27,<2\n")
+    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+    target = ("--python-version", "3.11", "--only-binary", ":all:")
+    run(*pip, "download", *target, "--requirement", requirements, "--dest", wheels, cwd=tmp_path)
+    alone = ("--no-cache", "--network", "none", "--build-context", f"wheels={wheels}")
+    assert build(project, *alone, "--build-arg", "PYTHON_VERSION=3.11")

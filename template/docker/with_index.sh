@@ -6,6 +6,6 @@ if [ -n "${INDEX_URL:-}" ]; then
     export PIP_INDEX_URL="$INDEX_URL" UV_DEFAULT_INDEX="$INDEX_URL"
 fi
 if [ -n "$(ls -A /wheels)" ]; then
-    export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels UV_NO_INDEX=1 UV_FIND_LINKS=/wheels
+    export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels UV_OFFLINE=1 UV_FIND_LINKS=/wheels
 fi
 exec "$@"
