@@ -31,7 +31,7 @@ def connect() -> docker.DockerClient:
     except docker.errors.DockerException as exc:
         if os.environ.get("REQUIRE_DOCKER"):
             pytest.fail(f"REQUIRE_DOCKER is set, but no Docker engine answers: {exc}")
-        pytest.skip("no Docker engine answers")
+        pytest.skip("no Docker engine answers")  # allowed on machines without one; not in CI
     return client
 
 

@@ -157,7 +157,7 @@ def test_docker_commands_of_the_rendered_readme(render: Render, model: Path) -> 
         if "batch-inference" in command:
             assert (project / "output/predictions.parquet").stat().st_size > 0
 
-    type_command, reader.type = reader.type, asked  # type: ignore[method-assign]
+    type_command, reader.type = reader.type, asked  # type: ignore[method-assign]  # to look at each answer
     try:
         reader.read(with_docker=True)
         wait_for_health(connect().containers.get("read-docker"), "healthy")
