@@ -118,7 +118,7 @@ def test_images_hold_only_what_they_need(
             image,
             "find / -xdev -perm /6000 -type f;"  # rights to gain
             "find / -xdev -name .env -o -name 'penguins.csv' -o -name '*.lock' -path '/app/*';"
-            "ls -A /var/lib/apt/lists;"
+            "ls -A /var/lib/apt/lists; find /usr -xdev -name '*.pyc';"  # read from /app/.pycache
             "find /app -not -user 0 -o -perm /022 -not -type l;"  # others' files, open ones
             "find /app -type d -name tests -path '*/scipy/*'",
             user="0",

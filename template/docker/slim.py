@@ -5,11 +5,13 @@
 - Test suites, headers and sources of the big libraries go (api: 51 MB).
 - Symbol tables and debug information of extension modules go (api: 29 MB, half of
   it uvloop's; pyarrow 32 MB).
+- Where numpy and scipy ship the same library, the second becomes a link (up to 3 MB).
 
 Whatever could be imported before can be imported afterwards, so every estimator of every
 library still loads.
 """
 
+import filecmp
 import shutil
 import struct
 import sys
@@ -54,6 +56,19 @@ def strip(library: Path) -> None:
     library.write_bytes(elf)
 
 
+def link_twins(packages: Path) -> None:
+    """Keep one of the libraries, such as Fortran's, that several wheels have brought along.
+
+    auditwheel names them by a hash of their content.
+    """
+    kept: dict[str, Path] = {}
+    for library in sorted(packages.glob("*.libs/*.so*")):
+        twin = kept.setdefault(library.name, library)
+        if twin is not library and filecmp.cmp(twin, library, shallow=False):
+            library.unlink()
+            library.symlink_to(Path("..", twin.parent.name, twin.name))
+
+
 def main() -> None:
     (packages,) = Path(sys.argv[1]).glob("lib/python3*/site-packages")
     for name in LIBRARIES:
@@ -62,6 +77,7 @@ def main() -> None:
         # auditwheel has rewritten what lies in *.libs; leave that alone.
         if library.is_file() and not library.is_symlink() and library.parent.suffix != ".libs":
             strip(library)
+    link_twins(packages)
 
 
 if __name__ == "__main__":
