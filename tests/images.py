@@ -3,15 +3,21 @@
 import contextlib
 import json
 import os
+import tarfile
+import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import docker
 import pytest
 from docker.models.containers import Container
 from helpers import run
+
+# A label on all that this run of the tests builds, to be found by at its end.
+SESSION = f"mmp-serving-template.tests={uuid.uuid4()}"
 
 # No rights, nothing to write, nobody to talk to.
 HARDENED: dict[str, Any] = {
@@ -38,8 +44,40 @@ def connect() -> docker.DockerClient:
 def build(project: Path, *options: str | Path) -> str:
     """Build an image of the project and return its id. The SDK cannot: it has no BuildKit."""
     id_file = project / ".iid"
-    run("docker", "build", "--quiet", "--iidfile", id_file, *options, ".", cwd=project)
+    label = ("--label", SESSION)
+    run("docker", "build", "--quiet", "--iidfile", id_file, *label, *options, ".", cwd=project)
     return id_file.read_text()
+
+
+def remove_images(client: docker.DockerClient, label: str) -> None:
+    """Remove all images that have a label. The build cache stays: the next run is quick."""
+    for image in client.images.list(filters={"label": label}):
+        image.remove(force=True)
+
+
+def layer_files(client: docker.DockerClient, image: str) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of what the image consists of: its files, and what describes it."""
+    with tempfile.TemporaryFile() as saved:
+        for chunk in client.images.get(image).save():
+            saved.write(chunk)
+        saved.seek(0)
+        with tarfile.open(fileobj=saved) as archive:
+            manifest = archive.extractfile("manifest.json")
+            assert manifest
+            layers: list[str] = json.load(manifest)[0]["Layers"]
+            for name, content in members(archive):
+                if name not in layers:
+                    yield name, content.read()
+                    continue
+                with tarfile.open(fileobj=content) as layer:
+                    yield from ((name, content.read()) for name, content in members(layer))
+
+
+def members(archive: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield name and content of each file in an archive."""
+    for member in archive:
+        if member.isreg() and (content := archive.extractfile(member)):
+            yield member.name, content
 
 
 @contextlib.contextmanager

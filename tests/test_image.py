@@ -1,23 +1,41 @@
 """Images of rendered projects: what is in them, and how they run on a real engine."""
 
+import base64
+import contextlib
 import json
+import os
 import re
 import shutil
 import sys
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 from conftest import Render
+from docker.models.containers import Container
 from helpers import ALL_STAGES, QUESTIONS, ROOT, STAGE_SETS, run, uv
-from images import HARDENED, ask, build, connect, sh, started, wait_for_health
+from images import (
+    HARDENED,
+    SESSION,
+    ask,
+    build,
+    connect,
+    layer_files,
+    remove_images,
+    sh,
+    started,
+    wait_for_health,
+)
 from serving import train
 
 BUDGET_MB = {"api": QUESTIONS["image_size_budget_mb"]["default"]}
 BUDGET_MB |= {"training": 650, "inference": 650, "mlflow": 900}
 COMMANDS = {"api": "serve-api", "training": "train", "inference": "batch-inference"}
+BASE = "python:3.11-slim"
 needs_docker = pytest.mark.docker
 
 
@@ -49,8 +67,10 @@ def test_the_dockerfile_needs_no_registry_but_for_its_base(render: Render) -> No
 
 
 @pytest.fixture(scope="module")
-def engine() -> docker.DockerClient:
-    return connect()
+def engine() -> Iterator[docker.DockerClient]:
+    client = connect()
+    yield client
+    remove_images(client, SESSION)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +222,8 @@ def test_a_change_of_the_sources_installs_nothing(
     shutil.copytree(project, changed, ignore=ignore)
     with (changed / "src/serving/app.py").open("a") as file:
         file.write("\n# changed\n")
-    output = run("docker", "build", "--progress", "plain", ".", cwd=changed).stderr
+    command = ("docker", "build", "--label", SESSION, "--progress", "plain", ".")
+    output = run(*command, cwd=changed).stderr
     steps = dict(line.split(" ", 1) for line in output.splitlines() if line.startswith("#"))
     installs = [key for key, text in steps.items() if "environment.sh" in text]
     assert "environment.sh" in output
@@ -210,10 +231,11 @@ def test_a_change_of_the_sources_installs_nothing(
     assert not [key for key in installs if steps[key] != "CACHED"]
 
 
-@needs_docker
-def test_it_builds_from_a_directory_of_wheels(project: Path, tmp_path: Path) -> None:
-    """Without a package index and without a network."""
-    wheels, requirements = tmp_path / "wheels", tmp_path / "requirements.txt"
+@pytest.fixture(scope="module")
+def wheels(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All wheels that a build of the API takes on Python 3.11."""
+    folder = tmp_path_factory.mktemp("index")
+    wheels, requirements = folder / "wheels", folder / "requirements.txt"
     api = ("--no-default-groups", "--group", "api", "--no-emit-project", "--no-hashes")
     uv("export", "--frozen", "--quiet", *api, "--output-file", requirements, cwd=project)
     with requirements.open("a") as file:
@@ -222,6 +244,115 @@ def test_it_builds_from_a_directory_of_wheels(project: Path, tmp_path: Path) -> 
         file.write(f"uv=={uv_version[0]}\nhatchling>=1.27,<2\n")
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
     target = ("--python-version", "3.11", "--only-binary", ":all:")
-    run(*pip, "download", *target, "--requirement", requirements, "--dest", wheels, cwd=tmp_path)
+    run(*pip, "download", *target, "--requirement", requirements, "--dest", wheels, cwd=folder)
+    return wheels
+
+
+@needs_docker
+def test_it_builds_from_a_directory_of_wheels(project: Path, wheels: Path) -> None:
+    """Without a package index and without a network."""
     alone = ("--no-cache", "--network", "none", "--build-context", f"wheels={wheels}")
     assert build(project, *alone, "--build-arg", "PYTHON_VERSION=3.11")
+
+
+@needs_docker
+def test_it_builds_behind_a_private_index(
+    engine: docker.DockerClient, project: Path, wheels: Path, tmp_path: Path
+) -> None:
+    """An index with a login, and TLS of an authority that nobody knows: no trace is left."""
+    token, password = uuid.uuid4().hex, uuid.uuid4().hex
+    # A name of its own, and a cache of its own for downloads: nothing is there from before.
+    host = f"index-{token}.internal"
+    authority = make_certificates(engine, host, tmp_path)
+    for word in ("wrong", password):
+        login = f"machine {host} login builder password {word}\n"
+        (tmp_path / f"netrc-{word}").write_text(login)
+    ca = ("--secret", f"id=ca,src={authority}")
+    wrong, right = (("--secret", f"id=netrc,src={tmp_path}/netrc-{w}") for w in ("wrong", password))
+    try:
+        with private_index(engine, wheels, tmp_path, f"builder:{password}") as index:
+            options = [
+                *("--add-host", f"{host}:{address(index)}"),
+                *("--build-arg", f"INDEX_URL=https://{host}/simple"),
+                *("--build-arg", f"BUILDKIT_CACHE_MOUNT_NS={token}"),
+                *("--build-arg", "PYTHON_VERSION=3.11"),
+            ]
+            refused = ("docker", "build", "--target", "builder", *options)
+            assert run(*refused, *right, ".", cwd=project, check=False).returncode != 0
+            assert requests(index) == set()
+            assert run(*refused, *ca, *wrong, ".", cwd=project, check=False).returncode != 0
+            assert requests(index) == {("GET", "401", "/simple/uv/")}
+            image = build(project, *options, *ca, *right)
+            fetched = {path for _, status, path in requests(index) if status == "200"}
+    finally:
+        for record in engine.df()["BuildCache"]:
+            if token in record["Description"]:
+                command = ("docker", "builder", "prune", "--force", "--filter")
+                run(*command, f"id={record['ID']}", cwd=ROOT)
+    for package in ("uv", "hatchling", "scikit_learn"):
+        assert any(path.startswith(f"/wheels/{package}-") for path in fetched)
+    secrets = {
+        "password": password.encode(),
+        "login": base64.b64encode(f"builder:{password}".encode()),
+        "authority": authority.read_bytes().splitlines()[2],
+        "address": host.encode(),
+        "no secret": b"from serving.cli import main",  # so that the search is known to find
+    }
+    found = {
+        (secret, name)
+        for name, content in layer_files(engine, image)
+        for secret, text in secrets.items()
+        if text in content
+    }
+    assert found == {("no secret", "app/.venv/bin/mmp")}
+
+
+@contextlib.contextmanager
+def private_index(
+    engine: docker.DockerClient, wheels: Path, tls: Path, login: str
+) -> Iterator[Container]:
+    """A package index in a container, with a certificate of make_certificates()."""
+    mounts = {wheels: "/wheels", tls: "/tls", ROOT / "tests/private_index.py": "/index.py"}
+    volumes = [f"{source}:{target}:ro" for source, target in mounts.items()]
+    command = ["python", "/index.py", "/wheels", "/tls/server.pem", "/tls/server.key", login]
+    with started(engine, BASE, command=command, volumes=volumes) as container:
+        deadline = time.monotonic() + 60
+        while b"listening" not in container.logs() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        yield container
+
+
+def address(container: Container) -> str:
+    """Where the containers of builds, which run on the same bridge, find a container."""
+    container.reload()
+    found: str = container.attrs["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
+    return found
+
+
+def requests(index: Container) -> set[tuple[str, ...]]:
+    """Method, status and path of what the index has been asked."""
+    return set(re.findall(r"^([A-Z]+) (\d+) (.+)$", index.logs().decode(), re.MULTILINE))
+
+
+def make_certificates(engine: docker.DockerClient, host: str, directory: Path) -> Path:
+    """Make a certificate for a host and return that of the authority behind it.
+
+    With the openssl of the base image: this machine need not have one.
+    """
+    (directory / "openssl.cnf").write_text(
+        "[req]\ndistinguished_name = name\n[name]\n"
+        "[ca]\nbasicConstraints = critical, CA:TRUE\nkeyUsage = critical, keyCertSign\n"
+        "subjectKeyIdentifier = hash\n"
+        f"[server]\nsubjectAltName = DNS:{host}\nextendedKeyUsage = serverAuth\n"
+        "authorityKeyIdentifier = keyid\n"
+    )
+    new = "openssl req -x509 -config openssl.cnf -newkey rsa:2048 -nodes -days 2"
+    script = (
+        f"{new} -subj '/CN=Authority' -extensions ca -keyout ca.key -out ca.pem 2>&1 && "
+        f"{new} -subj /CN=index -extensions server -CA ca.pem -CAkey ca.key "
+        "-keyout server.key -out server.pem 2>&1"
+    )
+    user = f"{os.getuid()}:{os.getgid()}"
+    volumes = [f"{directory}:/tls"]
+    sh(engine, BASE, script, volumes=volumes, working_dir="/tls", user=user)
+    return directory / "ca.pem"

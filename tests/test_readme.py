@@ -12,7 +12,7 @@ import httpx
 import pytest
 from conftest import Render
 from helpers import ALL_STAGES, ROOT, run, uv
-from images import connect, wait_for_health
+from images import connect, remove_images, wait_for_health
 from serving import free_port, serve, train, wait_until
 from uv import find_uv_bin
 
@@ -165,7 +165,8 @@ def test_docker_commands_of_the_rendered_readme(render: Render, model: Path) -> 
         assert '"prediction":"Adelie"' in reader.answers[-1]
     finally:
         run("docker", "rm", "--force", "read-docker", cwd=project, check=False)
-        run(*compose, "down", "--volumes", "--rmi", "all", cwd=project, check=False)
+        run(*compose, "--profile", "*", "down", "--volumes", cwd=project, check=False)
+        remove_images(connect(), "org.opencontainers.image.title=read-docker")
 
 
 def test_every_variable_of_compose_is_in_the_example_of_env(render: Render) -> None:
