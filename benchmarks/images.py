@@ -90,6 +90,7 @@ class Figures:
 def main() -> None:
     """Build everything, then measure everything, then write it down."""
     client = docker.from_env()
+    remove_images(client)  # of a run that was interrupted
     render()
     model = train()
     try:
@@ -98,8 +99,7 @@ def main() -> None:
         measured = [(row, measure(client, row, gzipped)) for row in rows]
         report = "\n\n".join([table(measured), notes(client, rows)])
     finally:
-        for image in client.images.list("bench-image"):
-            image.remove(force=True)
+        remove_images(client)
     print(f"\n{report}")
     write(report)
 
@@ -182,6 +182,12 @@ def build_everything(base: str) -> str:
     groups = tomllib.loads((PROJECT / "pyproject.toml").read_text())["dependency-groups"]
     arguments = ("--build-arg", f"GROUPS={' '.join(groups)}", "--build-arg", f"BASE_IMAGE={base}")
     return build("everything", "--file", ROOT / "benchmarks/everything.Dockerfile", *arguments)
+
+
+def remove_images(client: docker.DockerClient) -> None:
+    """Remove what build() has made; Docker's build cache stays."""
+    for image in client.images.list("bench-image"):
+        image.remove(force=True)
 
 
 def example(client: docker.DockerClient, api: str, model: Path) -> Any:
@@ -403,8 +409,8 @@ def stand_ins(client: docker.DockerClient, rows: list[Candidate]) -> list[str]:
         return []
     return [
         f"No image registry was at hand: {' and '.join(f'`{name}`' for name in names)} are "
-        "stand-ins made from Debian packages (`.ci/base-image`), somewhat smaller than the "
-        "official images."
+        "stand-ins made from Debian packages (`.ci/base-image`); the official images differ in "
+        "size."
     ]
 
 
