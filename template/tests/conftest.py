@@ -1,5 +1,6 @@
 """A real model on real data: irises, with an entity column and a name that is no identifier."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from serving.app import create_app
-from serving.settings import MLflowSettings, ServingSettings, Settings
+from serving.settings import (
+    CorsSettings,
+    LoggingSettings,
+    MLflowSettings,
+    ServingSettings,
+    Settings,
+)
 
 RECIPE: dict[str, Any] = {
     "name": "irises",
@@ -33,9 +40,12 @@ SAMPLE: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that is set on this machine changes what a test sees."""
-    names = "MODEL_RUN_ID MODEL_URI CONFIG_PATH RECIPE_PATH DATA_PATH OUTPUT_PATH HOST PORT WORKERS"
-    for name in [*names.split(), "LOG_LEVEL", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"]:
+    for name in ("CONFIG_PATH", "RECIPE_PATH", "DATA_PATH", "OUTPUT_PATH"):
         monkeypatch.delenv(name, raising=False)
+    for section in (ServingSettings, CorsSettings, MLflowSettings, LoggingSettings):
+        prefix = section.model_config.get("env_prefix", "")
+        for name in section.model_fields:
+            monkeypatch.delenv(f"{prefix}{name}".upper(), raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -83,8 +93,13 @@ def settings_for(model: Path | str, store: Path) -> Settings:
 
 def wait_until_loaded(client: TestClient) -> None:
     """Return when the model is loaded, or could not be."""
-    while "being loaded" in client.get("/ready").text:
-        pass
+    wait_while(client, "being loaded")
+
+
+def wait_while(client: TestClient, text: str) -> None:
+    """Return when `/ready` does not say the text any more."""
+    while text in client.get("/ready").text:
+        time.sleep(0.01)  # the thread that loads needs the interpreter, too
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,12 @@ from serving.errors import ContractError
 TYPED = sorted(COLUMN_TYPES.keys() - {"any"})
 TAKEN: dict[str, list[tuple[str, Any]]] = {
     "boolean": [("true", True), ("false", False)],
-    "integer": [("1", 1), ("-2147483648", -(2**31))],
+    "integer": [("1", 1), ("1.0", 1), ("-2147483648", -(2**31))],
     "long": [("1", 1), ("9223372036854775807", 2**63 - 1)],
     "float": [("1", 1.0), ("1.5", 1.5)],
     "double": [("1", 1.0), ("1.5", 1.5), ("1e308", 1e308)],
     "string": [('"a"', "a"), ('""', "")],
+    "binary": [('"AP8="', b"\x00\xff"), ('""', b"")],
     "datetime": [
         ('"2026-01-31"', datetime(2026, 1, 31)),
         ('"2026-01-31T12:00:00Z"', datetime(2026, 1, 31, 12)),
@@ -27,11 +28,12 @@ TAKEN: dict[str, list[tuple[str, Any]]] = {
 }
 REFUSED = {
     "boolean": ["1", '"true"', "null"],
-    "integer": ["1.7", "1.0", "true", '"1"', "2147483648"],
-    "long": ["1.7", "true", '"1"', "9223372036854775808"],
+    "integer": ["1.7", "true", '"1"', "2147483648"],
+    "long": ["1.7", "1e300", "true", '"1"', "9223372036854775808"],
     "float": ["true", '"1"', "NaN", "1e39"],
     "double": ["true", '"1"', "NaN", "Infinity", "1e309"],
     "string": ["1", "true", "null", "[]"],
+    "binary": ["1", '"AP8"', '"***"', '"\u00e9"', "null"],
     "datetime": ["1", '"20260131"', '"2026-13-01"', '"tomorrow"', '"0001-01-01T00:00+09:00"'],
 }
 
@@ -72,8 +74,8 @@ def test_no_rows_make_empty_columns() -> None:
 
 
 def test_an_unknown_type_is_refused_by_name() -> None:
-    with pytest.raises(ContractError, match=r"column 'a' has the type binary"):
-        Column("a", "binary")
+    with pytest.raises(ContractError, match=r"column 'a' has the type Array"):
+        Column("a", "Array(double)")
 
 
 def test_datetimes_are_kept_to_the_microsecond() -> None:

@@ -16,7 +16,9 @@ def recipe(task: str = "classification", **interface: Any) -> dict[str, Any]:
 
 
 def signature(output: str = "string", **columns: str) -> Signature:
-    return Signature(tuple(Column(name, type_) for name, type_ in columns.items()), (output,))
+    return Signature(
+        tuple(Column(name, type_) for name, type_ in columns.items()), (Column("", output),)
+    )
 
 
 def properties(generator: APISchemaGenerator) -> dict[str, Any]:

@@ -1,11 +1,29 @@
 """Settings: environment > config file > default."""
 
+import contextlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from serving.errors import ConfigError
-from serving.settings import Settings, load_settings
+from serving.settings import (
+    CorsSettings,
+    LoggingSettings,
+    MLflowSettings,
+    ServingSettings,
+    Settings,
+    load_settings,
+)
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "serving": ServingSettings,
+    "serving.cors": CorsSettings,
+    "mlflow": MLflowSettings,
+    "logging": LoggingSettings,
+}
 
 
 def write(path: Path, content: str) -> Path:
@@ -77,3 +95,40 @@ def test_exactly_one_model_is_named(tmp_path: Path) -> None:
         model("")
     with pytest.raises(ConfigError, match="keep one"):
         model("model_run_id: abc, model_uri: models:/a@b")
+
+
+def described() -> Iterator[tuple[str, str, str, str]]:
+    """Yield variable, key in the file, default and description of every setting."""
+    for section, model in SECTIONS.items():
+        for name, field in model.model_fields.items():
+            if field.description is None:
+                continue  # a section of its own
+            default: object = field.get_default()
+            if isinstance(default, bool):
+                default = str(default).lower()
+            shown = "" if default is None else str(default).strip("[]").replace("'", "")
+            variable = f"{model.model_config.get('env_prefix', '')}{name}".upper()
+            yield variable, f"{section}.{name}", shown, field.description
+
+
+def test_the_readme_describes_every_setting() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    row = r"^\| `([A-Z_]+)` \|[^|]*\| `([a-z_.]+)` \| (?:`([^`|]*)` )?\| ([^|]+) \|$"
+    assert re.findall(row, readme, re.MULTILINE) == list(described())
+
+
+@pytest.mark.parametrize(("variable", "key"), [row[:2] for row in described()])
+def test_the_variable_of_a_setting_is_read(
+    variable: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some value is refused in the variable's name, or taken over."""
+    monkeypatch.setenv(variable, "-4711-")
+    path, said = write(tmp_path, ""), f"environment variable {variable}: "
+    with contextlib.suppress(ConfigError):
+        value: object = load_settings(path)
+        for part in key.split("."):
+            value = getattr(value, part)
+        assert "-4711-" in (value if isinstance(value, list) else str(value))
+        return
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        load_settings(path)

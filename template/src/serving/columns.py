@@ -4,6 +4,8 @@ This is the one table from which requests are typed, frames are built and batch 
 Types are those of MLflow's column-based signatures (`mlflow.types.DataType`), by name.
 """
 
+import base64
+import binascii
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -12,7 +14,7 @@ from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from serving.errors import ContractError
 
@@ -60,14 +62,44 @@ def is_datetime(value: object) -> bool:
     return True
 
 
-_Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
-_Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+def _integral(value: object) -> object:
+    """1.0 is an integer in JSON (RFC 8259, section 6) and JSON Schema; 1.7 is none."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1), BeforeValidator(_integral)]
+_Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), BeforeValidator(_integral)]
 _Float32 = Annotated[float, Field(allow_inf_nan=False, ge=-3.4028234e38, le=3.4028234e38)]
 _Float64 = Annotated[float, Field(allow_inf_nan=False)]
 _DateTime = Annotated[
     datetime,
     PlainValidator(parse_datetime),
+    PlainSerializer(lambda value: f"{value.isoformat()}Z", when_used="json"),  # naive UTC inside
     WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+
+
+def parse_base64(value: object) -> bytes:
+    """Read base64 (RFC 4648, section 4, with padding).
+
+    Raises `ValueError` for anything else.
+    """
+    try:
+        if isinstance(value, str):
+            value = base64.b64decode(value, validate=True)
+        if isinstance(value, bytes):
+            return value
+    except (binascii.Error, ValueError):  # a ValueError: text that is not ASCII
+        pass
+    raise ValueError("must be base64 (RFC 4648) in a string")
+
+
+_BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+_Binary = Annotated[
+    bytes,
+    PlainValidator(parse_base64),
+    PlainSerializer(lambda value: base64.b64encode(value).decode(), when_used="json"),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64", "pattern": _BASE64}),
 ]
 
 
@@ -92,10 +124,14 @@ COLUMN_TYPES: dict[str, ColumnType] = {
     "float": ColumnType(_Float32, "float32", "a finite number of single precision"),
     "double": ColumnType(_Float64, "float64", "a finite number"),
     "string": ColumnType(str, "object", "a string"),
+    "binary": ColumnType(_Binary, "object", "base64 in a string"),
     "datetime": ColumnType(_DateTime, "datetime64[us]", "an RFC 3339 date-time or a date"),
     "any": ColumnType(_Any, "object", "a string, a number, a boolean or null"),
 }
 """MLflow's scalar types, and `any` for a column without one."""
+
+MISSING = ("", "NA", "NaN", "nan", "null")
+"""Fields of CSV that hold no value; everything else is one."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +157,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Signature:
-    """The model's own columns: what it takes and the type of each thing that it answers."""
+    """The model's own columns: what it takes, and what it answers for each row."""
 
     inputs: tuple[Column, ...]
-    output_types: tuple[str, ...] = ()
+    outputs: tuple[Column, ...] = ()
+    """Empty where the model does not say; one, or several with a name each."""
 
 
 Table = dict[str, np.ndarray]

@@ -20,12 +20,16 @@ class Predictions:
     """Shape (rows, classes); None where the model gives none."""
     classes: tuple[Any, ...] = ()
     """The label of each column of `probabilities`."""
+    names: tuple[str, ...] = ()
+    """The name of each output, where the model itself gives them."""
 
 
 class Engine(Protocol):
     """A loaded model."""
 
     name: str
+    classes: tuple[Any, ...]
+    """The labels of a model that gives a probability for each; else empty."""
 
     def predict(self, table: Table) -> Predictions:
         """Predict every row of the table, whose columns are the model's inputs."""
@@ -50,6 +54,11 @@ class SklearnEngine:
         is_pipeline = hasattr(self._model, "steps") and len(self._model.steps) > 1
         self._transform = self._model[:-1].transform if is_pipeline else None
         self._estimator = self._model[-1] if is_pipeline else self._model
+        self.classes: tuple[Any, ...] = ()
+        if hasattr(self._estimator, "predict_proba"):
+            labels = self._estimator.classes_
+            # One array of labels for each output of a model of several: no one probability then.
+            self.classes = tuple(labels.tolist()) if isinstance(labels, np.ndarray) else ()
 
     def predict(self, table: Table) -> Predictions:
         import pandas as pd
@@ -58,10 +67,9 @@ class SklearnEngine:
         if self._transform is not None:
             rows = self._transform(rows)
         values = np.asarray(self._estimator.predict(rows))
-        if values.ndim > 1 or not hasattr(self._estimator, "predict_proba"):
+        if values.ndim > 1 or not self.classes:
             return Predictions(values)
-        probabilities = self._estimator.predict_proba(rows)
-        return Predictions(values, probabilities, tuple(self._estimator.classes_.tolist()))
+        return Predictions(values, self._estimator.predict_proba(rows), self.classes)
 
     def describe(self) -> dict[str, Any]:
         estimator = type(self._estimator)
@@ -71,22 +79,65 @@ class SklearnEngine:
         }
 
 
+_INTEGERS = ("integer", "long")
+
+
 class PyfuncEngine:
-    """Any other model that MLflow loads as a Python function."""
+    """Any other model that MLflow loads as a Python function, which enforces its signature."""
 
     name = "pyfunc"
+    classes: tuple[Any, ...] = ()
 
     def __init__(self, path: Path) -> None:
         import mlflow.pyfunc
 
         self._model = mlflow.pyfunc.load_model(str(path))
+        schema = self._model.metadata.get_input_schema()
+        optional = [column for column in schema or () if not column.required]
+        self._integers = {c.name: c.type.to_numpy() for c in optional if c.type.name in _INTEGERS}
+        self._booleans = [c.name for c in optional if c.type.name == "boolean"]
 
     def predict(self, table: Table) -> Predictions:
         import pandas as pd
 
-        answer = np.asarray(self._model.predict(pd.DataFrame(table)))
-        one_output = answer.ndim == 2 and answer.shape[1] == 1
-        return Predictions(answer[:, 0] if one_output else answer)
+        frame = pd.DataFrame(table)
+        for name in self._booleans:
+            known = [None if value != value else bool(value) for value in frame[name]]
+            frame[name] = pd.Series(known, dtype=object)
+        if not self._integers:
+            return self._call(frame)
+
+        # MLflow has integer columns that are absent, but none with a missing value in some rows:
+        # rows that lack the same ones are predicted together.
+        names = np.array(list(self._integers), dtype=object)
+        patterns, group = np.unique(frame[names].isna(), axis=0, return_inverse=True)
+        rows, parts = [], []
+        for index, missing in enumerate(patterns):
+            rows.append(np.flatnonzero(group == index))
+            part = frame.iloc[rows[-1]].drop(columns=names[missing]).reset_index(drop=True)
+            parts.append(self._call(part.astype({n: self._integers[n] for n in names[~missing]})))
+        order = np.argsort(np.concatenate(rows))
+        values = np.concatenate([part.values for part in parts])
+        return Predictions(values[order], names=parts[0].names)
+
+    def _call(self, frame: Any) -> Predictions:
+        import pandas as pd
+        from mlflow.exceptions import MlflowException
+
+        try:
+            answer = self._model.predict(frame)
+        except MlflowException as exc:
+            # The columns are right, so it is about values: a year that nanoseconds cannot hold.
+            raise ValueError("MLflow refuses the values") from exc
+        names: tuple[str, ...] = ()
+        if isinstance(answer, pd.DataFrame):
+            names = tuple(map(str, answer.columns))
+            answer = answer.to_numpy(dtype=object)  # each value as its column has it
+        values = np.asarray(answer)
+        if values.ndim == 0 or len(values) != len(frame):
+            raise TypeError("the model did not answer every row")
+        one_output = values.ndim == 2 and values.shape[1] == 1
+        return Predictions(values[:, 0] if one_output else values, names=names)
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "loader": self._model.metadata.flavors["python_function"]}

@@ -31,3 +31,11 @@ class ModelLoadError(ServingError):
 
 class ContractError(ServingError):
     """Recipe and model signature do not agree on the columns."""
+
+
+class RowError(Exception):
+    """The model cannot predict one row of a table, although every value has the right type."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"row {index + 1}: the model cannot predict from these values")
+        self.index = index

@@ -1,35 +1,36 @@
 """Load a model from MLflow, check its contract and answer typed samples with it."""
 
+import base64
 import json
+import logging
 import math
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from serving import tracking
 from serving.columns import COLUMN_TYPES, Column, Signature, Table, to_table
 from serving.engines import Engine, Predictions, load_engine
-from serving.errors import ContractError, ModelLoadError
-from serving.recipe import Task
-from serving.schema import APISchemaGenerator
+from serving.environment import Library, check_libraries, libraries_of
+from serving.errors import ContractError, ModelLoadError, RowError
+from serving.metadata import ENTITY_TYPES, RECIPE, REQUEST_EXAMPLE, TRAINING_PROFILE
+from serving.modern_ml_pipeline import ModernMLPipelineEngine, is_modern_ml_pipeline
+from serving.schema import APISchemaGenerator, label_name
 from serving.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
 
-# Keys of the metadata that training logs with a model, so that they travel with it.
-RECIPE = "recipe"
-ENTITY_TYPES = "entity_types"
-REQUEST_EXAMPLE = "request_example"
-
-_LIBRARIES = ("mlflow-skinny", "scikit-learn", "pandas", "numpy")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class ServedModel:
     version: str
     engine: Engine
     schemas: APISchemaGenerator
+    libraries: tuple[Library, ...] = ()
     files: object = None
     """Keeps the downloaded files as long as the model, which may read them at any time."""
 
@@ -65,44 +67,126 @@ class ServedModel:
         """Many answers."""
         return self.schemas.generate_batch_response_schema(self.response_schema)
 
+    @cached_property
+    def invocation_schema(self) -> type[BaseModel]:
+        """Many rows in MLflow's protocol."""
+        return self.schemas.generate_invocation_schema()
+
+    @cached_property
+    def invocation_response_schema(self) -> type[BaseModel]:
+        """The answer in MLflow's protocol."""
+        return self.schemas.generate_invocation_response_schema()
+
     def answer(self, samples: Sequence[BaseModel]) -> list[BaseModel]:
         """Predict validated samples.
 
-        Raises `pydantic.ValidationError` when an answer is not what the signature says.
+        Raises `RowError` when the model refuses a sample, and `pydantic.ValidationError` when an
+        answer is not what the signature says.
         """
-        columns = self.schemas.columns
-        rows = [[getattr(sample, f"column_{i}") for i in range(len(columns))] for sample in samples]
-        answers = list(self.answers(self.engine.predict(self._inputs(rows))))
+        rows = self._rows(samples)
+        answers = list(self.answers(self._predict(rows)))
         entities = {column.name for column in self.schemas.entities}
         if entities:
             for answer, row in zip(answers, rows, strict=True):
                 answer["entities"] = {
                     column.name: value
-                    for column, value in zip(columns, row, strict=True)
+                    for column, value in zip(self.schemas.columns, row, strict=True)
                     if column.name in entities
                 }
         return [self.response_schema.model_validate(answer) for answer in answers]
 
+    def invoke(self, rows: Sequence[BaseModel]) -> list[BaseModel]:
+        """Predict validated rows; the one answer of MLflow's protocol, without probabilities.
+
+        Raises as `answer` does.
+        """
+        predictions = list(self._values(self._predict(self._rows(rows))))
+        return [self.invocation_response_schema.model_validate({"predictions": predictions})]
+
+    def predict(self, table: Table) -> Predictions:
+        """Predict every row of a table of `schemas.inputs`.
+
+        Raises `ValueError` where the model answers probabilities that are no numbers, as some do
+        for extreme values: the label is then no more than a guess.
+        """
+        predictions = self.engine.predict(table)
+        probabilities = predictions.probabilities
+        if probabilities is not None and not np.isfinite(probabilities).all():
+            raise ValueError("the probabilities are not finite")
+        return predictions
+
     def answers(self, predictions: Predictions) -> Iterable[dict[str, Any]]:
         """Give each prediction the form of an answer, without entities."""
-        classify = self.schemas.task is Task.CLASSIFICATION
         names = [label_name(label) for label in predictions.classes]
         positions = {label: index for index, label in enumerate(predictions.classes)}
         table = [] if predictions.probabilities is None else predictions.probabilities.tolist()
-        for index, value in enumerate(predictions.values.tolist()):
-            answer: dict[str, Any] = {"prediction": _finite(value), "model_version": self.version}
-            if table and (probabilities := table[index]) and all(map(math.isfinite, probabilities)):
-                answer["confidence"] = probabilities[positions[value]]
-                if classify:
-                    answer["probabilities"] = dict(zip(names, probabilities, strict=True))
+        for index, value in enumerate(self._values(predictions)):
+            answer: dict[str, Any] = {
+                "prediction": value,
+                "model_version": self.version,
+                "model_id": self.model_id,
+            }
+            if table:
+                answer["confidence"] = table[index][positions[value]]
+                if self.schemas.classifies:
+                    answer["probabilities"] = dict(zip(names, table[index], strict=True))
             yield answer
+
+    def _rows(self, samples: Sequence[BaseModel]) -> list[list[Any]]:
+        fields = [f"column_{index}" for index in range(len(self.schemas.columns))]
+        return [[getattr(sample, field) for field in fields] for sample in samples]
+
+    def _predict(self, rows: Sequence[Sequence[Any]]) -> Predictions:
+        """Predict rows of `schemas.columns`; when that fails, find the row that is to blame."""
+        try:
+            return self.predict(self._inputs(rows))
+        except (ValueError, ArithmeticError) as exc:
+            if (index := self._first_refused(rows)) is None:
+                raise
+            raise RowError(index) from exc
+
+    def _inputs(self, rows: Sequence[Sequence[Any]]) -> Table:
+        inputs = self.schemas.inputs
+        skip = len(self.schemas.columns) - len(inputs)
+        return to_table([row[skip:] for row in rows], inputs)
+
+    def _first_refused(self, rows: Sequence[Sequence[Any]]) -> int | None:
+        """Halve the rows until one is left that the model refuses alone; None if there is none."""
+        first, last = 0, len(rows)
+        while last - first > 1:
+            middle = (first + last) // 2
+            first, last = (first, middle) if self._refuses(rows[first:middle]) else (middle, last)
+        return first if self._refuses(rows[first:last]) else None
+
+    def _refuses(self, rows: Sequence[Sequence[Any]]) -> bool:
+        try:
+            self.predict(self._inputs(rows))
+        except (ValueError, ArithmeticError):
+            return True
+        return False
+
+    def _values(self, predictions: Predictions) -> Iterable[Any]:
+        """Each prediction as JSON has it: a scalar, or an object or list of several outputs."""
+        values = predictions.values
+        if values.dtype.kind == "M":
+            values = values.astype("datetime64[us]")  # nanoseconds would become integers
+        outputs = self.schemas.signature.outputs if self.schemas.signature else ()
+        names = predictions.names or tuple(output.name for output in outputs)
+        for value in values.tolist():
+            if values.ndim > 1 and all(names):
+                yield {name: _plain(one) for name, one in zip(names, value, strict=True)}
+            else:
+                yield _plain(value)
 
     def warm_up(self) -> None:
         """Predict the example once, so that the first caller does not pay for first-time work.
 
+        Without an example that names every required column, nothing is asked.
+
         Raises `ContractError` when that fails.
         """
-        if not self.schemas.example:
+        required = {column.name for column in self.schemas.columns if column.required}
+        if not required <= self.schemas.example.keys() or not self.schemas.example:
             return
         try:
             body = json.dumps(self.schemas.example)
@@ -128,17 +212,15 @@ class ServedModel:
                     {"name": c.name, "type": c.type, "required": c.required}
                     for c in signature.inputs
                 ],
-                "outputs": list(signature.output_types),
+                "outputs": [{"name": c.name or None, "type": c.type} for c in signature.outputs],
             }
             if signature
             else None,
-            "libraries": {name: _installed(name) for name in _LIBRARIES},
+            "libraries": {
+                library.name: {"trained_with": library.wanted, "installed": library.installed}
+                for library in self.libraries
+            },
         }
-
-    def _inputs(self, rows: Sequence[Sequence[Any]]) -> Table:
-        inputs = self.schemas.inputs
-        skip = len(self.schemas.columns) - len(inputs)
-        return to_table([row[skip:] for row in rows], inputs)
 
 
 def load_model(settings: Settings) -> ServedModel:
@@ -167,12 +249,19 @@ def _load(uri: str, settings: Settings) -> ServedModel:
     from mlflow.models import Model
 
     files = None
-    path = Path(uri)
+    path = Path(uri).resolve()  # MLflow follows no links
     if not path.is_dir():
         files = tempfile.TemporaryDirectory()
         path = Path(download_artifacts(artifact_uri=uri, dst_path=files.name))
     metadata = Model.load(str(path))
+    libraries = libraries_of(path)
+    if not settings.serving.allow_other_versions:
+        check_libraries(libraries)
+    engine = _engine(path, metadata)
+    signature = read_signature(metadata.signature)
     logged = metadata.metadata or {}
+    if isinstance(engine, ModernMLPipelineEngine):
+        signature, logged = engine.signature(signature), engine.logged(metadata, path)
     model = ServedModel(
         uri=uri,
         model_id=metadata.model_id,
@@ -180,15 +269,48 @@ def _load(uri: str, settings: Settings) -> ServedModel:
         version=_version(metadata, path),
         schemas=APISchemaGenerator(
             logged.get(RECIPE),
-            read_signature(metadata.signature),
+            signature,
             entity_types=logged.get(ENTITY_TYPES),
-            example=logged.get(REQUEST_EXAMPLE),
+            example=logged.get(REQUEST_EXAMPLE) or _input_example(metadata, path),
+            classes=engine.classes,
+            profile=logged.get(TRAINING_PROFILE),
+            unknown_fields=settings.serving.unknown_fields,
+            max_batch_rows=settings.serving.max_batch_rows,
         ),
-        engine=load_engine(path, metadata.flavors),
+        engine=engine,
+        libraries=libraries,
         files=files,
     )
     model.warm_up()
     return model
+
+
+def _engine(path: Path, metadata: "Model") -> Engine:
+    try:
+        if is_modern_ml_pipeline(metadata):
+            return ModernMLPipelineEngine(path)
+        return load_engine(path, metadata.flavors)
+    except ModuleNotFoundError as exc:
+        raise ContractError(
+            f"it needs the Python module '{exc.name}', which is not installed here; "
+            "add its package: uv add --group native PACKAGE"
+        ) from exc
+
+
+def _input_example(metadata: "Model", path: Path) -> dict[str, Any] | None:
+    """The first row of the input example that MLflow keeps with a model, None without one."""
+    import pandas as pd
+
+    try:
+        rows = metadata.load_input_example(str(path))
+        if not isinstance(rows, pd.DataFrame) or rows.empty:
+            return None
+        [record] = rows.head(1).astype(object).to_dict(orient="records")
+        row = {str(name): _plain(value) for name, value in record.items()}
+        return dict(json.loads(to_json(row)))
+    except Exception as exc:  # whatever a file of somebody else's may hold
+        logger.warning("the model's input example cannot be read: %s", tracking.first_line(exc))
+        return None
 
 
 def read_signature(signature: "ModelSignature | None") -> Signature | None:
@@ -203,13 +325,42 @@ def read_signature(signature: "ModelSignature | None") -> Signature | None:
     inputs = tuple(
         Column(spec.name, _type_name(spec.type), spec.required) for spec in signature.inputs.inputs
     )
-    outputs = signature.outputs.inputs if signature.outputs is not None else []
-    return Signature(inputs, tuple(_type_name(spec.type) for spec in outputs))
+    return Signature(inputs, _outputs(signature.outputs))
 
 
-def label_name(label: Any) -> str:
-    """A class as a JSON key."""
-    return str(label).lower() if isinstance(label, bool) else str(label)
+def _outputs(schema: Any) -> tuple[Column, ...]:
+    """What the model answers for each row; empty where its signature does not say it."""
+    if schema is None:
+        return ()
+    if not schema.is_tensor_spec():
+        types = [(spec.name or "", _type_name(spec.type), spec.required) for spec in schema.inputs]
+        known = all(type_ in COLUMN_TYPES for _, type_, _ in types)
+        return tuple(Column(*one) for one in types) if known else ()
+    [tensor, *others] = schema.inputs
+    type_ = _array_type(tensor.type)
+    _, *shape = tensor.shape
+    count = 1 if not shape else shape[0]
+    if others or type_ is None or len(shape) > 1 or count < 1:
+        return ()
+    return (Column("", type_),) * count
+
+
+def _array_type(dtype: Any) -> str | None:
+    """The column type of a NumPy array, None for one that has none."""
+    match dtype.kind:
+        case "b":
+            return "boolean"
+        case "i" | "u":
+            return "long"
+        case "f":
+            return "double"
+        case "U":
+            return "string"
+        case "M":
+            return "datetime"
+        case "O":
+            return "any"
+    return None
 
 
 def _type_name(type_: Any) -> str:
@@ -227,15 +378,12 @@ def _version(metadata: "Model", path: Path) -> str:
     return metadata.model_id or metadata.model_uuid or path.name
 
 
-def _finite(value: Any) -> Any:
-    """The value, or None for a number that JSON cannot write."""
+def _plain(value: Any) -> Any:
+    """The value as JSON has it: bytes as base64, None for NaN, infinity and no date-time."""
     if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _installed(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return None if isinstance(value, datetime) and value != value else value  # NaT

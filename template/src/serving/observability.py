@@ -1,15 +1,54 @@
-"""What the project says of itself while it runs."""
+"""What the project says of itself while it runs: log records on stderr."""
 
 import logging
+from contextvars import ContextVar
 
 from serving.settings import LoggingSettings
 
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""Where several workers add their metrics up; prometheus-client reads it when it is imported."""
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The request that is being answered, for its log records and its error document."""
+
 
 def configure_logging(settings: LoggingSettings) -> None:
-    """Log to stderr from the given level on; a second call changes nothing."""
-    logging.basicConfig(
-        level=settings.level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    """Log to stderr, from the given level on, in the given format; a second call does nothing."""
+    root = logging.getLogger()
+    if root.handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.addFilter(_add_request_id)
+    handler.setFormatter(_json_formatter() if settings.format == "json" else _TextFormatter())
+    root.addHandler(handler)
+    root.setLevel(settings.level)
     # Migrations that worked, and retries whose end is reported anyway.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+
+def _add_request_id(record: logging.LogRecord) -> bool:
+    record.request_id = request_id.get()
+    record.__dict__.pop("color_message", None)  # uvicorn says the same twice
+    return True
+
+
+class _TextFormatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        text = super().formatMessage(record)
+        identity = getattr(record, "request_id", None)
+        return f"{text} [{identity}]" if identity else text
+
+
+def _json_formatter() -> logging.Formatter:
+    """One JSON object a line: timestamp, level, logger, message, request_id, what else is there."""
+    from pythonjsonlogger.json import JsonFormatter
+
+    return JsonFormatter(
+        ["levelname", "name", "message", "request_id"],
+        rename_fields={"levelname": "level", "name": "logger"},
+        timestamp=True,
+    )

@@ -1,6 +1,6 @@
 """Error answers: `application/problem+json` (RFC 9457), without stack traces or payloads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
+from serving.observability import request_id
 from serving.yaml_file import is_other_than_unknown
 
 MEDIA_TYPE = "application/problem+json"
@@ -28,6 +29,7 @@ class Problem(BaseModel):
     title: str = Field(description="The HTTP status in words")
     status: int = Field(description="The HTTP status code")
     detail: str = Field(description="What went wrong, in one sentence")
+    request_id: str | None = Field(None, description="Which request; the server's log has it, too")
     errors: list[FieldProblem] | None = Field(None, description="Each value that is wrong")
 
 
@@ -53,6 +55,7 @@ class ProblemError(Exception):
             title=self.status.phrase,
             status=self.status,
             detail=self.detail,
+            request_id=request_id.get(),
             errors=list(self.errors) if self.errors else None,
         )
         return Response(
@@ -63,23 +66,39 @@ class ProblemError(Exception):
         )
 
 
-def invalid_request(exc: ValidationError) -> ProblemError:
-    """422, naming each value that is wrong and the rule that it breaks; values are not echoed."""
-    errors = [
-        FieldProblem(pointer=_pointer(error["loc"]), detail=_rule(error))
-        # Names that are not known come first: they explain why others are missing.
-        for error in sorted(exc.errors(include_url=False), key=is_other_than_unknown)
-    ]
-    first = errors[0]
-    name = first.pointer[1:].replace("~1", "/").replace("~0", "~")
-    detail = f"{name}: {first.detail}" if name else first.detail
-    if len(errors) > 1:
-        detail += f" (and {len(errors) - 1} more)"
-    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors)
+Location = tuple[int | str, ...]
+"""Where in a request's body a value is: keys and indexes from the outside."""
+
+MOST_ERRORS = 100
+"""So many are listed; a body of a thousand rows may have a thousand times as many."""
+
+
+def invalid_request(
+    exc: ValidationError, locate: Callable[[Location], Location] = lambda location: location
+) -> ProblemError:
+    """422, naming each value that is wrong and the rule that it breaks; values are not echoed.
+
+    `locate` says where in the body a value is, when that is not where it was validated.
+    """
+    # Names that are not known come first: they explain why others are missing.
+    found = sorted(exc.errors(include_url=False), key=is_other_than_unknown)
+    errors = [(locate(error["loc"]), _rule(error)) for error in found[:MOST_ERRORS]]
+    return invalid_values(errors, more=len(found) - 1)
+
+
+def invalid_values(errors: Sequence[tuple[Location, str]], more: int = 0) -> ProblemError:
+    """422 for values, each with the rule that it breaks; `more` of them than the first."""
+    location, rule = errors[0]
+    name = "/".join(map(str, location))
+    detail = f"{name}: {rule}" if name else rule
+    if more:
+        detail += f" (and {more} more)"
+    problems = [FieldProblem(pointer=_pointer(location), detail=rule) for location, rule in errors]
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, problems)
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the application with a problem document."""
+    """Answer every error that is raised on purpose with a problem document."""
 
     @app.exception_handler(ProblemError)
     async def problem(_: Request, exc: ProblemError) -> Response:
@@ -90,13 +109,6 @@ def install(app: FastAPI) -> None:
         status = HTTPStatus(exc.status_code)
         return ProblemError(
             status, status.description or status.phrase, None, exc.headers
-        ).response()
-
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, exc: Exception) -> Response:
-        # Starlette logs the exception after this answer is sent.
-        return ProblemError(
-            HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; its log says why"
         ).response()
 
 
@@ -116,13 +128,15 @@ def _rule(error: ErrorDetails) -> str:
             return str(error["ctx"]["error"])
         case "too_short":
             return "must not be empty"
+        case "too_long":
+            return f"must have at most {error['ctx']['max_length']} items"
         case _ if error["input"] is None:
             return "must not be null"
         case _:
             return error["msg"][0].lower() + error["msg"][1:]
 
 
-def _pointer(location: tuple[int | str, ...]) -> str:
+def _pointer(location: Location) -> str:
     parts = (str(part).replace("~", "~0").replace("/", "~1") for part in location)
     return "".join(f"/{part}" for part in parts)
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, get_origin
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.json_schema import models_json_schema
@@ -14,13 +14,19 @@ from serving.yaml_file import first_problem
 
 
 class Request(BaseModel):
-    """Base of every request: strict, and without fields that it does not know.
+    """Base of every request: strict, and by default without fields that it does not know.
 
     A column may have any name at all (with spaces, a keyword, one of Pydantic's own), so fields
     are named by position and the column's name is the alias.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class LenientRequest(Request):
+    """A request whose unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 class Response(BaseModel):
@@ -41,6 +47,11 @@ class APISchemaGenerator:
         signature: the model's columns; None types every column as a JSON scalar.
         entity_types: types of the entity columns, which the model itself never sees.
         example: a request that works, for the OpenAPI document.
+        classes: labels that the model gives probabilities for.
+        profile: what training saw in each column: `{"minimum": 1, "maximum": 9}` or
+            `{"values": [...]}`. It documents; nothing is refused by it.
+        unknown_fields: whether fields that the model does not know are refused or ignored.
+        max_batch_rows: how many samples a batch may have; None for any number.
 
     Raises:
         ContractError: recipe and signature do not agree; the message names the column.
@@ -53,9 +64,17 @@ class APISchemaGenerator:
         *,
         entity_types: Mapping[str, str] | None = None,
         example: Mapping[str, Any] | None = None,
+        classes: Sequence[Any] = (),
+        profile: Mapping[str, Mapping[str, Any]] | None = None,
+        unknown_fields: Literal["forbid", "ignore"] = "forbid",
+        max_batch_rows: int | None = None,
     ) -> None:
         self.recipe = _validated(recipe)
         self.signature = signature
+        self._classes = [label_name(label) for label in classes]
+        self._profile = profile or {}
+        self._request = Request if unknown_fields == "forbid" else LenientRequest
+        self._samples = Field(min_length=1, max_length=max_batch_rows)
         self.inputs = self._input_columns()
         self.columns = self._context_columns(entity_types or {}) + self.inputs
         given = example or {}
@@ -63,14 +82,45 @@ class APISchemaGenerator:
 
     def generate_request_schema(self) -> type[BaseModel]:
         """Make the model of one sample: a flat object of columns, without the target."""
-        fields: dict[str, Any] = self._fields(self.columns)
-        return create_model("PredictionRequest", __base__=Request, __doc__="One sample.", **fields)
+        fields = self._fields(self.columns)
+        return create_model(
+            "PredictionRequest", __base__=self._request, __doc__="One sample.", **fields
+        )
 
     def generate_batch_request_schema(self, sample: type[BaseModel]) -> type[BaseModel]:
         """Make the model of many samples; `sample` is the request schema of one."""
-        samples = (list[sample], Field(min_length=1))  # type: ignore[valid-type]
+        samples = (list[sample], self._samples)  # type: ignore[valid-type]
         return create_model(
-            "BatchPredictionRequest", __base__=Request, __doc__="Many samples.", samples=samples
+            "BatchPredictionRequest",
+            __base__=self._request,
+            __doc__="Many samples.",
+            samples=samples,
+        )
+
+    def generate_invocation_schema(self) -> type[BaseModel]:
+        """Make the model of many rows in MLflow's protocol, which knows no entity columns.
+
+        Those are not asked for, and ignored where they are sent.
+        """
+        own = len(self.columns) - len(self.inputs)
+        fields = self._fields(self.columns)
+        for index, column in enumerate(self.columns[:own]):
+            fields[f"column_{index}"] = (Any, Field(None, alias=column.name))
+        row = create_model("InvocationRow", __base__=self._request, **fields)
+        return create_model(
+            "InvocationRows",
+            __base__=Request,
+            rows=(list[row], self._samples),  # type: ignore[valid-type]
+        )
+
+    def generate_invocation_response_schema(self) -> type[BaseModel]:
+        """Make the model of many answers in MLflow's protocol."""
+        prediction = self._prediction_type()
+        return create_model(
+            "InvocationResponse",
+            __base__=Response,
+            __doc__="Answers in the order of the rows.",
+            predictions=(list[prediction], ...),  # type: ignore[valid-type]
         )
 
     def generate_response_schema(self) -> type[BaseModel]:
@@ -85,10 +135,14 @@ class APISchemaGenerator:
                 ),
             ),
         }
-        if self.task is Task.CLASSIFICATION:
+        if self.classifies:
             fields["probabilities"] = (
                 dict[str, float] | None,
-                Field(None, description="Class -> probability; null where the model gives none"),
+                Field(
+                    None,
+                    description="Class -> probability; null where the model gives none",
+                    examples=[dict.fromkeys(self._classes, 0.0)] if self._classes else None,
+                ),
             )
         if self.entities:
             keys: dict[str, Any] = self._fields(self.entities)
@@ -97,6 +151,10 @@ class APISchemaGenerator:
             )
             fields["entities"] = (entities, Field(description="Which row this answers"))
         fields["model_version"] = (str, Field(description="Which model answered"))
+        fields["model_id"] = (
+            str | None,
+            Field(description="MLflow's id of the logged model; null where it has none"),
+        )
         return create_model(
             "PredictionResponse", __base__=Response, __doc__="One answer.", **fields
         )
@@ -128,12 +186,16 @@ class APISchemaGenerator:
             [
                 (request, "validation"),
                 (self.generate_batch_request_schema(request), "validation"),
+                (self.generate_invocation_schema(), "validation"),
+                (self.generate_invocation_response_schema(), "serialization"),
                 (response, "serialization"),
                 (self.generate_batch_response_schema(response), "serialization"),
             ],
             ref_template="#/components/schemas/{model}",
         )
         schemas = definitions["$defs"]
+        del schemas["InvocationRows"]
+        schemas["InvocationRequest"] = _invocation_request()
         if self.example:
             schemas["PredictionRequest"]["example"] = self.example
             schemas["BatchPredictionRequest"]["example"] = {"samples": [self.example]}
@@ -146,10 +208,21 @@ class APISchemaGenerator:
         return self.recipe.task_choice if self.recipe else None
 
     @property
+    def classifies(self) -> bool:
+        """Whether answers have a class, of whose probability they speak."""
+        return self.task is Task.CLASSIFICATION or (self.task is None and bool(self._classes))
+
+    @property
     def entities(self) -> list[Column]:
         """The columns that identify a row."""
         names = self.recipe.data.data_interface.entity_columns if self.recipe else []
         return [column for column in self.columns if column.name in names]
+
+    def role(self, column: Column) -> str:
+        """What a column is to the recipe: `entity`, `timestamp`, `treatment` or `feature`."""
+        roles = self.recipe.data.data_interface.roles if self.recipe else {}
+        name = roles.get(column.name, "feature")
+        return name.removesuffix("_columns").removesuffix("_column")
 
     def _input_columns(self) -> list[Column]:
         """The columns that the model takes, in its own order; checks them against the recipe."""
@@ -206,24 +279,80 @@ class APISchemaGenerator:
         return {f"column_{index}": self._field(column) for index, column in enumerate(columns)}
 
     def _field(self, column: Column) -> tuple[Any, Any]:
-        interface = self.recipe.data.data_interface if self.recipe else None
-        role = interface.roles.get(column.name, "feature") if interface else "feature"
-        description = f"{role.removesuffix('_columns').removesuffix('_column')}, {column.spec.rule}"
+        description = f"{self.role(column)}, {column.spec.rule}"
+        if not column.required:
+            description += "; may be missing"
+        seen = self._profile.get(column.name, {})
+        if "minimum" in seen:
+            description += f"; {seen['minimum']} to {seen['maximum']} in training"
+        elif "values" in seen:
+            description += "; the examples are what training saw"
+        options: dict[str, Any] = {"title": column.name, "examples": seen.get("values")}
         if column.required:
-            return column.spec.annotation, Field(
-                alias=column.name, title=column.name, description=description
-            )
-        return column.spec.annotation | None, Field(
-            None, alias=column.name, title=column.name, description=f"{description}; may be missing"
-        )
+            field = Field(alias=column.name, description=description, **options)
+            return column.spec.annotation, field
+        field = Field(None, alias=column.name, description=description, **options)
+        return column.spec.annotation | None, field
 
     def _prediction_type(self) -> Any:
-        outputs = self.signature.output_types if self.signature else ()
-        if len(outputs) != 1 or outputs[0] not in COLUMN_TYPES:
+        """The type of `prediction`: a scalar, or an object or list for several outputs."""
+        outputs = self.signature.outputs if self.signature else ()
+        if not outputs:
             return Any
-        annotation = COLUMN_TYPES[outputs[0]].annotation
-        plain = annotation.__origin__ if get_origin(annotation) is Annotated else annotation
-        return plain | None if plain is float else plain
+        if len(outputs) == 1:
+            return _answer_type(outputs[0])
+        if not all(output.name for output in outputs):
+            types = {_answer_type(output) for output in outputs}
+            return list[types.pop() if len(types) == 1 else Any]  # type: ignore[misc]
+        fields: dict[str, Any] = {
+            f"output_{index}": (_answer_type(output), Field(alias=output.name, title=output.name))
+            for index, output in enumerate(outputs)
+        }
+        return create_model(
+            "Outputs", __base__=Response, __doc__="Each output by its name.", **fields
+        )
+
+
+# An answer that no JSON number can be (NaN, infinity) or that is missing is null. What a model
+# may answer is not checked for the range of its type.
+_ANSWER_TYPES: dict[str, Any] = {
+    "boolean": bool,
+    "integer": int,
+    "long": int,
+    "float": float | None,
+    "double": float | None,
+    "string": str,
+    "binary": COLUMN_TYPES["binary"].annotation,
+    "datetime": COLUMN_TYPES["datetime"].annotation | None,
+    "any": Any,
+}
+
+
+def _answer_type(output: Column) -> Any:
+    return _ANSWER_TYPES[output.type] if output.required else _ANSWER_TYPES[output.type] | None
+
+
+def _invocation_request() -> dict[str, Any]:
+    """JSON Schema of MLflow's protocol; the forms that no schema can tell are in words."""
+    rows = {"type": "array", "items": {"$ref": "#/components/schemas/InvocationRow"}, "minItems": 1}
+    return {
+        "description": "Rows as objects; or `dataframe_split` with `columns` (names) and `data` "
+        "(lists of values); or `inputs` with a list of values for each column.",
+        "anyOf": [
+            {
+                "type": "object",
+                "properties": {name: rows},
+                "required": [name],
+                "additionalProperties": False,
+            }
+            for name in ("dataframe_records", "instances", "inputs")
+        ],
+    }
+
+
+def label_name(label: Any) -> str:
+    """A class as a JSON key."""
+    return str(label).lower() if isinstance(label, bool) else str(label)
 
 
 def _validated(recipe: Recipe | Mapping[str, Any] | None) -> Recipe | None:

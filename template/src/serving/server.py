@@ -1,12 +1,17 @@
 """Run the application with uvicorn."""
 
+import contextlib
+import os
 import signal
 import socket
 import sys
+import tempfile
+from collections.abc import Iterator
 
 import uvicorn
 
 from serving.errors import ConfigError
+from serving.observability import METRICS_DIRECTORY
 from serving.settings import Settings
 
 
@@ -20,15 +25,32 @@ def serve(settings: Settings) -> None:
     _check_address(serving.host, serving.port)
     # uvicorn stops in order on SIGTERM and then raises it again: that is success, not a kill.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.run(
-        "serving.app:create_app",
-        factory=True,
-        host=serving.host,
-        port=serving.port,
-        workers=serving.workers,
-        log_config=None,  # uvicorn's loggers go where all others go
-        server_header=False,
-    )
+    with _shared_metrics(serving.workers):
+        uvicorn.run(
+            "serving.app:create_app",
+            factory=True,
+            host=serving.host,
+            port=serving.port,
+            workers=serving.workers,
+            # One wait for requests in progress; before it the application drains.
+            timeout_graceful_shutdown=serving.shutdown_timeout_seconds,
+            # A model that is being loaded holds the interpreter for seconds at a time.
+            timeout_worker_healthcheck=60,
+            access_log=False,  # serving.middleware has its own
+            log_config=None,  # uvicorn's loggers go where all others go
+            server_header=False,
+        )
+
+
+@contextlib.contextmanager
+def _shared_metrics(workers: int) -> Iterator[None]:
+    """Give several workers a directory in which they add their metrics up."""
+    if workers == 1 or os.environ.get(METRICS_DIRECTORY):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="metrics-") as directory:
+        os.environ[METRICS_DIRECTORY] = directory
+        yield
 
 
 def _check_address(host: str, port: int) -> None:

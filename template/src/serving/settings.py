@@ -7,10 +7,15 @@ processes of a server.
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from serving import yaml_file
 from serving.errors import ConfigError
@@ -42,18 +47,85 @@ class MLflowSettings(_Section):
 
     model_config = SettingsConfigDict(env_prefix="MLFLOW_")
 
-    tracking_uri: str = Field(default="sqlite:///mlflow.db", min_length=1)
-    experiment_name: str = Field(default="default", min_length=1)
+    tracking_uri: str = Field(
+        default="sqlite:///mlflow.db", min_length=1, description="Tracking server, or a local store"
+    )
+    experiment_name: str = Field(
+        default="default", min_length=1, description="Where training logs its runs"
+    )
+
+
+class CorsSettings(_Section):
+    """Which pages of browsers may call the API: `CORS_ENABLED`, `CORS_ALLOW_ORIGINS`."""
+
+    model_config = SettingsConfigDict(env_prefix="CORS_")
+
+    enabled: bool = Field(default=False, description="Let pages of other origins call the API")
+    allow_origins: Annotated[list[str], NoDecode] = Field(
+        default=["*"], description="Those origins; in the variable separated by commas"
+    )
+
+    @field_validator("allow_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [one.strip() for one in value.split(",")] if isinstance(value, str) else value
 
 
 class ServingSettings(_Section):
-    """What is served and where: `MODEL_RUN_ID` or `MODEL_URI`, `HOST`, `PORT`, `WORKERS`."""
+    """What is served, where, and within which limits. Limits hold for each worker."""
 
-    model_run_id: str | None = None
-    model_uri: str | None = None
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=1, le=65535)
-    workers: int = Field(default=1, ge=1)
+    model_run_id: str | None = Field(default=None, description="Run whose model is served")
+    model_uri: str | None = Field(
+        default=None, description="Model that is served, instead of a run"
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on")
+    port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on")
+    workers: int = Field(default=1, ge=1, description="Server processes")
+    allow_other_versions: bool = Field(
+        default=False,
+        description="Load a model although another major version of one of its libraries is here",
+    )
+    load_timeout_seconds: float = Field(
+        default=300, ge=0, description="How long loading is tried again, for a store that is down"
+    )
+    unknown_fields: Literal["forbid", "ignore"] = Field(
+        default="forbid", description="What happens to fields that the model does not know"
+    )
+    max_body_bytes: int = Field(default=10_000_000, ge=1, description="Largest request body (413)")
+    max_batch_rows: int = Field(default=10_000, ge=1, description="Most samples of a batch (422)")
+    max_concurrent_requests: int = Field(
+        default=100,
+        ge=1,
+        description="Predictions in progress or waiting; one more is refused (503)",
+    )
+    request_timeout_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="Longest time for a body to arrive (408) and an answer to be made (504)",
+    )
+    drain_seconds: float = Field(
+        default=2,
+        ge=0,
+        description="After SIGTERM: how long /ready is red before connections are refused",
+    )
+    shutdown_timeout_seconds: int = Field(
+        default=20, ge=1, description="After that: how long requests in progress may take"
+    )
+    api_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Callers must send this key; probes and metrics need none",
+    )
+    api_key_header: str = Field(
+        default="X-API-Key", pattern=r"^[A-Za-z0-9-]+$", description="The header that it is sent in"
+    )
+    metrics_enabled: bool = Field(default=True, description="Serve /metrics")
+    cors: CorsSettings = Field(default_factory=CorsSettings)
+
+    @field_validator("cors", mode="before")
+    @classmethod
+    def _no_arguments_of_pydantic_settings(cls, section: Any) -> Any:
+        return _checked(section)
 
     @property
     def model(self) -> str:
@@ -77,16 +149,26 @@ class ServingSettings(_Section):
 
 
 class LoggingSettings(_Section):
-    """What is logged on stderr: `LOG_LEVEL`."""
+    """What is logged on stderr, and how: `LOG_LEVEL`, `LOG_FORMAT`."""
 
     model_config = SettingsConfigDict(env_prefix="LOG_")
 
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="From which level on; `DEBUG` also logs requests of probes"
+    )
+    format: Literal["text", "json"] = Field(
+        default="text", description="For people, or for machines"
+    )
 
     @field_validator("level", mode="before")
     @classmethod
     def _upper(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
 
 
 class EnvironmentSettings(BaseModel):
@@ -110,10 +192,15 @@ class Settings(BaseModel):
     @field_validator("mlflow", "serving", "logging", mode="before")
     @classmethod
     def _no_arguments_of_pydantic_settings(cls, section: Any) -> Any:
-        for key in section if isinstance(section, dict) else ():
-            if str(key).startswith("_"):
-                raise ValueError(f"{key}: unknown key")
-        return section
+        return _checked(section)
+
+
+def _checked(section: Any) -> Any:
+    """Refuse keys that pydantic-settings would take for its own arguments."""
+    for key in section if isinstance(section, dict) else ():
+        if str(key).startswith("_"):
+            raise ValueError(f"{key}: unknown key")
+    return section
 
 
 def load_settings(path: Path | None = None) -> Settings:
@@ -121,7 +208,7 @@ def load_settings(path: Path | None = None) -> Settings:
 
     Raises `ConfigError` with one sentence that names the file, the key and the rule.
     """
-    for section in (MLflowSettings, ServingSettings, LoggingSettings):
+    for section in (MLflowSettings, CorsSettings, ServingSettings, LoggingSettings):
         try:
             section()  # the environment alone, so that its mistakes are not blamed on the file
         except ValidationError as exc:

@@ -11,12 +11,10 @@ import pandas as pd
 from pandas.api import types
 from pydantic import TypeAdapter, ValidationError
 
-from serving.columns import COLUMN_TYPES, Column, Table, is_datetime, to_array
+from serving.columns import COLUMN_TYPES, MISSING, Column, Table, is_datetime, to_array
 from serving.errors import DataError
 
 FORMATS = (".csv", ".parquet")
-MISSING = ("", "NA", "NaN", "nan", "null")
-"""Fields of a CSV file that hold no value; everything else is one."""
 
 
 def read_table(path: Path, as_text: Collection[str] = ()) -> pd.DataFrame:

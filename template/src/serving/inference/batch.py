@@ -30,11 +30,12 @@ def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
     )
     table = to_table(frame, columns, data_path, from_text=is_csv(data_path))
     try:
-        predictions = model.engine.predict({c.name: table[c.name] for c in schemas.inputs})
+        predictions = model.predict({c.name: table[c.name] for c in schemas.inputs})
     except Exception as exc:
         raise ServingError(f"the model failed on {data_path}: {exc}") from exc
 
-    answers = pd.DataFrame(list(model.answers(predictions))).drop(columns="model_version")
+    answers = pd.DataFrame(list(model.answers(predictions)))
+    answers = answers.drop(columns=["model_version", "model_id"])
     if "probabilities" in answers:
         probabilities = pd.DataFrame(answers.pop("probabilities").tolist())
         answers = answers.join(probabilities.add_prefix("probability_"))

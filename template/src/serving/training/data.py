@@ -37,6 +37,23 @@ class Dataset:
     """How many rows were left out because they have no target."""
 
 
+MOST_VALUES = 20
+"""Text with more different values than this is no category, and may be personal: not told."""
+
+
+def profile(data: Dataset) -> dict[str, dict[str, Any]]:
+    """Tell what was seen in each feature, for the API's documentation: range, or categories."""
+    seen: dict[str, dict[str, Any]] = {}
+    for column in data.feature_columns:
+        values = data.features[column.name].dropna()
+        if column.type == "string" and values.nunique() <= MOST_VALUES:
+            seen[column.name] = {"values": sorted(values.unique().tolist())}
+        elif column.type in ("integer", "long", "float", "double"):
+            low, high = np.asarray(values.agg(["min", "max"])).tolist()
+            seen[column.name] = {"minimum": low, "maximum": high}
+    return seen
+
+
 def load_dataset(recipe: Recipe, path: Path) -> Dataset:
     """Read the recipe's columns from a CSV or Parquet file.
 

@@ -11,10 +11,11 @@ from typing import Any
 from serving import tracking
 from serving.columns import Column
 from serving.errors import RecipeError, ServingError, TrainingError
-from serving.model import ENTITY_TYPES, RECIPE, REQUEST_EXAMPLE, load_model
+from serving.metadata import ENTITY_TYPES, RECIPE, REQUEST_EXAMPLE, TRAINING_PROFILE
+from serving.model import load_model
 from serving.recipe import Recipe, Task
 from serving.settings import Settings
-from serving.training.data import Dataset, load_dataset, split
+from serving.training.data import Dataset, load_dataset, profile, split
 from serving.training.metrics import Metric, chosen_metrics, evaluate
 from serving.training.pipeline import build_pipeline, likely_cause
 
@@ -178,6 +179,7 @@ def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
                 RECIPE: recipe.model_dump(mode="json", exclude_unset=True),
                 ENTITY_TYPES: {column.name: column.type for column in data.entity_columns},
                 REQUEST_EXAMPLE: data.example,
+                TRAINING_PROFILE: profile(data),
             },
         )
     return str(info.model_id)

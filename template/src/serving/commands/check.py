@@ -1,0 +1,34 @@
+"""`mmp check`."""
+
+from serving.commands._options import ConfigPath, ModelUri, RunId, choose_model, settings_with
+from serving.settings import DEFAULT_CONFIG
+
+
+def run(
+    run_id: RunId = None, model_uri: ModelUri = None, config_path: ConfigPath = DEFAULT_CONFIG
+) -> None:
+    """Load a model as the server does, check its contract, and show what it takes and answers.
+
+    Exit status 2 and the reason, when it could not be served.
+    """
+    choose_model(run_id, model_uri)
+    settings = settings_with(config_path)
+
+    from serving.model import load_model
+
+    model = load_model(settings)
+    engine = model.engine.describe()
+    print(f"model: {model.uri}")
+    print(f"model_id: {model.model_id or '-'}")
+    print(f"model_version: {model.version}")
+    print(f"task: {model.schemas.task or '-'}")
+    print(f"engine: {engine.pop('name')} ({', '.join(map(str, engine.values()))})")
+    print("columns:")
+    for column in model.schemas.columns:
+        optional = "" if column.required else ", may be missing"
+        print(f"  {column.name}: {model.schemas.role(column)}, {column.type}{optional}")
+    for library in model.libraries:
+        if library.problem:
+            print(f"warning: {library.problem}")
+    if not model.schemas.example:
+        print("warning: the model has no input example, so it was not asked to predict")

@@ -1,0 +1,21 @@
+"""`mmp schema`."""
+
+import json
+
+from serving.commands._options import ConfigPath, ModelUri, RunId, choose_model, settings_with
+from serving.settings import DEFAULT_CONFIG
+
+
+def run(
+    run_id: RunId = None, model_uri: ModelUri = None, config_path: ConfigPath = DEFAULT_CONFIG
+) -> None:
+    """Print the OpenAPI document of a model's API, to commit it and see changes in review."""
+    choose_model(run_id, model_uri)
+    settings = settings_with(config_path)
+
+    from serving.app import create_app
+    from serving.model import load_model
+
+    app = create_app(settings)
+    app.state.service.model = load_model(settings)
+    print(json.dumps(app.openapi(), indent=2, ensure_ascii=False))

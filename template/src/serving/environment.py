@@ -1,0 +1,83 @@
+"""The libraries that a model was trained with, against those that are installed."""
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion, Version
+
+from serving.errors import ContractError
+
+# It promises to load what older versions have logged.
+_COMPATIBLE = ("mlflow", "mlflow-skinny")
+
+
+@dataclass(frozen=True)
+class Library:
+    """One line of a model's requirements."""
+
+    name: str
+    wanted: str | None
+    """The version that the model was trained with; None where it is not pinned."""
+    installed: str | None
+
+    @property
+    def differs(self) -> bool:
+        """Whether another major version is installed, with which a pickle may not load or lie."""
+        try:
+            return (
+                self.wanted is not None
+                and self.installed is not None
+                and self.name not in _COMPATIBLE
+                and Version(self.wanted).major != Version(self.installed).major
+            )
+        except InvalidVersion:
+            return False
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with it, in words; None where nothing is."""
+        wanted = f"{self.name} {self.wanted}" if self.wanted else self.name
+        if self.installed is None and self.name not in _COMPATIBLE:
+            return f"trained with {wanted}, which is not installed"
+        if self.differs:
+            return f"trained with {wanted}, {self.installed} is installed"
+        return None
+
+
+def libraries_of(model_directory: Path) -> tuple[Library, ...]:
+    """What the model's `requirements.txt` says, next to what is installed here."""
+    try:
+        lines = (model_directory / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return ()  # MLflow writes one with every model, but needs none
+    libraries = []
+    for line in lines:
+        try:
+            requirement = Requirement(line.partition("#")[0].strip())
+        except InvalidRequirement:
+            continue  # an option of pip, a path, an address
+        if requirement.marker is None or requirement.marker.evaluate():
+            pins = [pin.version for pin in requirement.specifier if pin.operator == "=="]
+            libraries.append(
+                Library(requirement.name, next(iter(pins), None), _installed(requirement.name))
+            )
+    return tuple(libraries)
+
+
+def check_libraries(libraries: tuple[Library, ...]) -> None:
+    """Raise `ContractError` naming the libraries whose major version is another one."""
+    problems = [str(library.problem) for library in libraries if library.differs]
+    if problems:
+        raise ContractError(
+            f"{'; '.join(problems)}: install that major version, train again, or set "
+            "serving.allow_other_versions (ALLOW_OTHER_VERSIONS) to load it all the same"
+        )
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

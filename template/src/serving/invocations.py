@@ -1,0 +1,136 @@
+"""MLflow's scoring protocol: what `POST /invocations` takes and answers.
+
+https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally/#inference-server-specification
+
+The rules for values are those of `/predict`, so it is stricter than `mlflow models serve`, which
+casts 1.7 to 1 and "false" to true; and where that answers `NaN`, which is no JSON, this is null.
+"""
+
+import csv
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from serving.body import JSON, parse_json
+from serving.columns import MISSING
+from serving.model import ServedModel
+from serving.problem import Location, ProblemError, invalid_request, invalid_values
+
+CSV = "text/csv"
+FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+
+Locate = Callable[[Location], Location]
+
+
+def parse(model: ServedModel, media_type: str, body: bytes) -> list[BaseModel]:
+    """Return the validated rows of a body.
+
+    Raises `ProblemError`: 415 for other media types than JSON and CSV, 422 for wrong content.
+    """
+    if media_type == JSON:
+        rows, locate = _rows_of_json(parse_json(body))
+    elif media_type == CSV:
+        rows, locate = _rows_of_csv(body)
+    else:
+        raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body must be {JSON} or {CSV}")
+    try:
+        # Text has no types: in CSV "1.5" is a number where the column is one.
+        valid: Any = model.invocation_schema.model_validate(
+            {"rows": rows}, strict=media_type == JSON
+        )
+    except ValidationError as exc:
+        raise invalid_request(exc, lambda location: locate(location[1:])) from None
+    found: list[BaseModel] = valid.rows
+    return found
+
+
+def _rows_of_json(content: Any) -> tuple[Any, Locate]:
+    given = [name for name in FORMATS if isinstance(content, dict) and name in content]
+    if len(given) != 1:
+        raise _wrong((), f"must be an object with exactly one of {', '.join(FORMATS)}")
+    [name] = given
+    for key in content:
+        if key == "params" and content[key]:
+            raise _wrong((key,), "parameters are not supported")
+        if key not in (name, "params"):
+            raise _wrong((key,), "is not known here")
+    rows = content[name]
+    if name == "dataframe_split":
+        return _rows_of_split(rows)
+    if name == "inputs" and isinstance(rows, dict):
+        return _rows_of_columns(rows)
+    return rows, lambda location: (name, *location)
+
+
+def _rows_of_split(split: Any) -> tuple[Any, Locate]:
+    name = "dataframe_split"
+    if not isinstance(split, dict):
+        raise _wrong((name,), "must be an object")
+    columns, data = split.get("columns"), split.get("data")
+    if not isinstance(columns, list) or not all(isinstance(one, str) for one in columns):
+        raise _wrong((name, "columns"), "must be a list of names")
+    if len(set(columns)) < len(columns):
+        raise _wrong((name, "columns"), "must not name a column twice")
+    if not isinstance(data, list):
+        raise _wrong((name, "data"), "must be a list of rows")
+    for index, row in enumerate(data):
+        if not isinstance(row, list) or len(row) != len(columns):
+            raise _wrong((name, "data", index), f"must be a list of {len(columns)} values")
+
+    def locate(location: Location) -> Location:
+        if len(location) < 2:
+            return (name, "data", *location)
+        row, column, *rest = location
+        if column not in columns:
+            return (name, "columns")
+        return (name, "data", row, columns.index(column), *rest)
+
+    return [dict(zip(columns, row, strict=True)) for row in data], locate
+
+
+def _rows_of_columns(columns: dict[str, Any]) -> tuple[Any, Locate]:
+    name = "inputs"
+    counts = set()
+    for column, values in columns.items():
+        if not isinstance(values, list):
+            raise _wrong((name, column), "must be a list of values")
+        counts.add(len(values))
+    if len(counts) > 1:
+        raise _wrong((name,), "must have lists of one length")
+
+    def locate(location: Location) -> Location:
+        if len(location) < 2:
+            return (name,)
+        row, column, *rest = location
+        return (name, column, row, *rest)
+
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows], locate
+
+
+def _rows_of_csv(body: bytes) -> tuple[Any, Locate]:
+    try:
+        lines = body.decode("utf-8-sig").splitlines(keepends=True)
+        header, *rows = [row for row in csv.reader(lines, strict=True) if row]
+    except UnicodeDecodeError as exc:
+        raise _wrong((), f"not UTF-8 text (byte {exc.start})") from None
+    except csv.Error as exc:
+        raise _wrong((), f"invalid CSV: {exc}") from None
+    except ValueError:
+        raise _wrong((), "must have a header") from None
+    if len(set(header)) < len(header):
+        raise _wrong((), "the header must not name a column twice")
+    for number, row in enumerate(rows):
+        if len(row) != len(header):
+            raise _wrong((number,), f"must have {len(header)} fields, as the header")
+    values = [
+        {name: None if text in MISSING else text for name, text in zip(header, row, strict=True)}
+        for row in rows
+    ]
+    return values, lambda location: location
+
+
+def _wrong(location: Location, rule: str) -> ProblemError:
+    return invalid_values([(location, rule)])

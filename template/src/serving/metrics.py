@@ -1,0 +1,67 @@
+"""Prometheus metrics of the API, right with one worker and with several.
+
+Several workers share files in the directory that `PROMETHEUS_MULTIPROC_DIR` names, which
+`serving.server` makes; prometheus-client reads that variable when it is imported.
+"""
+
+import os
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+    multiprocess,
+)
+
+from serving.observability import METRICS_DIRECTORY
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the number of series
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+REQUESTS = Counter(
+    "http_requests", "Requests, by what was asked for and answered", ["method", "route", "status"]
+)
+DURATION = Histogram(
+    "http_request_duration_seconds",
+    "From head of request to end of answer",
+    ["route"],
+    buckets=_SECONDS,
+)
+IN_PROGRESS = Gauge(
+    "predictions_in_progress", "Predictions in progress or waiting", multiprocess_mode="livesum"
+)
+ROWS = Histogram(
+    "prediction_rows", "Rows of a request", buckets=(1, 2, 5, 10, 100, 1_000, 10_000, 100_000)
+)
+MODEL_SECONDS = Histogram("model_call_seconds", "Calls of the model", buckets=_SECONDS)
+FAILURES = Counter("model_failures", "Calls that failed, and rows that were refused", ["kind"])
+READY = Gauge("model_ready", "Workers with a model", multiprocess_mode="livesum")
+MODEL = Gauge(
+    "model_info",
+    "1 for what is being served",
+    ["model_version", "model_id", "run_id", "engine"],
+    multiprocess_mode="livemax",
+)
+
+
+def latest() -> bytes:
+    """All metrics in Prometheus' text format, of all workers together."""
+    if os.environ.get(METRICS_DIRECTORY):
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+    return generate_latest(REGISTRY)
+
+
+def end_of_worker() -> None:
+    """Forget the gauges of this worker."""
+    if os.environ.get(METRICS_DIRECTORY):
+        multiprocess.mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]

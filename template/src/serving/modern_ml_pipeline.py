@@ -1,0 +1,137 @@
+"""Models that the published `modern-ml-pipeline` trained: how to call them, and their contract.
+
+Such a model is a Python object of that package, which has to be installed to load it. Its
+signature says `double` for the output of every task, and MLflow drops the parameter that asks it
+for probabilities, because the signature does not name it. Of the recipe the model itself keeps
+the roles of the columns only; the whole recipe is an artifact of the run.
+"""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from serving.columns import Column, Signature, Table
+from serving.engines import Predictions
+from serving.errors import ContractError
+from serving.metadata import RECIPE, REQUEST_EXAMPLE
+
+if TYPE_CHECKING:
+    from mlflow.models import Model
+
+RECIPE_SNAPSHOT = "training_artifacts/recipe_snapshot.yaml"
+
+_ROLES = ("entity_columns", "feature_columns", "target_column", "timestamp_column")
+_OUTPUT_TYPES = {"b": "boolean", "i": "long", "u": "long", "f": "double"}
+
+
+def is_modern_ml_pipeline(metadata: "Model") -> bool:
+    """Whether that package logged the model, as far as can be told without loading it."""
+    loader = metadata.flavors.get("python_function", {}).get("loader_module")
+    return loader == "mlflow.pyfunc.model" and "data_schema" in (metadata.metadata or {})
+
+
+class ModernMLPipelineEngine:
+    """Its `PyfuncWrapper`, called directly."""
+
+    name = "modern-ml-pipeline"
+
+    def __init__(self, path: Path) -> None:
+        import mlflow.pyfunc
+
+        self._model = mlflow.pyfunc.load_model(str(path)).unwrap_python_model()
+        if not hasattr(self._model, "data_interface_schema"):
+            raise ContractError("it looks like one of modern-ml-pipeline, but its class is another")
+        # It tells the steps of every single prediction.
+        logging.getLogger("mmp").setLevel(logging.WARNING)
+        self._classify = self._model.data_interface_schema["task_type"] == "classification"
+        self._estimator = self._model.trained_model
+        self._labels = np.asarray(getattr(self._estimator, "classes_", ()))
+        gives = self._classify and hasattr(self._estimator, "predict_proba")
+        self.classes: tuple[Any, ...] = tuple(self._labels.tolist()) if gives else ()
+
+    def predict(self, table: Table) -> Predictions:
+        import pandas as pd
+
+        rows = pd.DataFrame(table)
+        values = self._call(rows)
+        values = values[:, 0] if values.shape[1] == 1 else values
+        if not self.classes:
+            return Predictions(values)
+        probabilities = self._call(rows, return_probabilities=True)
+        if probabilities.shape[1] == 1:  # of the second of two classes
+            probabilities = np.hstack([1 - probabilities, probabilities])
+        if self._model.trained_calibrator is not None:
+            values = self._labels[values.astype(int)]  # calibrated, it answers positions
+        return Predictions(values, probabilities, self.classes)
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "estimator": _qualified_name(self._estimator)}
+
+    def signature(self, logged: Signature | None) -> Signature | None:
+        """The logged signature, with the type of label that is really answered."""
+        if logged is None or not self._classify:
+            return logged
+        type_ = _OUTPUT_TYPES.get(self._labels.dtype.kind, "string")
+        return replace(logged, outputs=(Column("", type_),))
+
+    def logged(self, metadata: "Model", path: Path) -> dict[str, Any]:
+        """What this project's own training logs as metadata: the recipe, and an example."""
+        recipe = self._recipe(_snapshot(metadata))
+        entities = recipe["data"]["data_interface"].get("entity_columns") or []
+        return {RECIPE: recipe, REQUEST_EXAMPLE: _request_example(path, entities)}
+
+    def _recipe(self, snapshot: dict[str, Any] | None) -> dict[str, Any]:
+        """The part of the recipe that serving needs: of the run, or else what the model keeps."""
+        kept = self._model.data_interface_schema
+        snapshot = snapshot or {
+            "task_choice": kept["task_type"],
+            "data": {"data_interface": {key: kept.get(key) for key in _ROLES}},
+        }
+        class_path = snapshot.get("model", {}).get("class_path")
+        return {
+            "name": snapshot.get("name", "model"),
+            "task_choice": snapshot["task_choice"],
+            "data": {"data_interface": snapshot["data"]["data_interface"]},
+            "model": {"class_path": class_path or _qualified_name(self._estimator)},
+        }
+
+    def _call(self, rows: Any, **params: bool) -> np.ndarray:
+        answer = self._model.predict(None, rows, params={"return_dataframe": True, **params})
+        if not answer.index.equals(rows.index):
+            raise ValueError("the model's preprocessing drops rows, so answers have no place")
+        return np.asarray(answer)
+
+
+def _request_example(path: Path, entities: list[str]) -> dict[str, Any] | None:
+    """The first complete row of the example that was logged, with a value for each entity."""
+    file = path / "input_example.json"
+    if not file.is_file():
+        return None
+    example = json.loads(file.read_text(encoding="utf-8"))
+    for row in example["data"]:
+        if None not in row:
+            return dict.fromkeys(entities, "1") | dict(zip(example["columns"], row, strict=True))
+    return None
+
+
+def _snapshot(metadata: "Model") -> dict[str, Any] | None:
+    from mlflow.artifacts import load_text
+    from mlflow.exceptions import MlflowException
+
+    if metadata.run_id is None:
+        return None
+    try:
+        text = load_text(f"runs:/{metadata.run_id}/{RECIPE_SNAPSHOT}")
+    except (MlflowException, OSError):
+        return None  # served from a directory or a copy: its run is out of reach
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
+
+
+def _qualified_name(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"

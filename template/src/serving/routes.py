@@ -1,0 +1,222 @@
+"""The routes of the API."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from http import HTTPStatus
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ValidationError
+
+from serving import invocations, metrics, problem
+from serving.body import JSON, media_type, parse_json, read_body, require_json
+from serving.errors import RowError
+from serving.model import ServedModel
+from serving.problem import Location, ProblemError
+from serving.service import Service
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+class Health(BaseModel):
+    """The process lives."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(BaseModel):
+    """A model is loaded, warmed up and its contract holds."""
+
+    status: Literal["ready"] = "ready"
+    model_version: str
+
+
+def probes(service: Service) -> APIRouter:
+    """What machines ask every few seconds; no key is needed."""
+    router = APIRouter(tags=["probes"])
+    unready = problem.documented(HTTPStatus.SERVICE_UNAVAILABLE)
+    open_to_all: dict[str, Any] = {"openapi_extra": {"security": []}}
+
+    @router.get("/health", summary="The process lives", **open_to_all)
+    async def health() -> Health:
+        return Health()
+
+    @router.get(
+        "/ready",
+        summary="A model is loaded, warmed up and its contract holds",
+        responses=unready,
+        **open_to_all,
+    )
+    async def ready() -> Ready:
+        return Ready(model_version=service.require_ready().version)
+
+    @router.get(
+        "/ping",
+        summary="As /ready, in MLflow's protocol",
+        response_class=Response,
+        responses=unready,
+        **open_to_all,
+    )
+    async def ping() -> Response:
+        service.require_ready()
+        return Response()
+
+    if service.settings.serving.metrics_enabled:
+
+        @router.get(
+            "/metrics",
+            summary="Metrics for Prometheus",
+            response_class=Response,
+            responses={200: {"content": {"text/plain": {}}}},
+            **open_to_all,
+        )
+        async def prometheus() -> Response:
+            return Response(metrics.latest(), media_type=metrics.CONTENT_TYPE)
+
+    return router
+
+
+def model(service: Service) -> APIRouter:
+    """What is served, and its predictions."""
+    router = APIRouter(tags=["model"])
+    Served = Annotated[ServedModel, Depends(service.require_model)]
+
+    @router.get(
+        "/model",
+        summary="What is being served",
+        responses=problem.documented(HTTPStatus.SERVICE_UNAVAILABLE),
+    )
+    async def describe(model: Served) -> dict[str, Any]:
+        return model.describe()
+
+    @router.get(
+        "/version",
+        summary="The version of MLflow, in its protocol",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def version() -> Response:
+        from mlflow.version import VERSION
+
+        return Response(VERSION, media_type="text/plain")
+
+    @router.post("/predict", summary="Predict one sample", **_documented("Prediction"))
+    async def predict(model: Served, request: Request) -> Response:
+        require_json(request)
+        parse = partial(_one, model.request_schema)
+        [answer] = await _predict(service, request, parse, model.answer, lambda _: ())
+        return Response(answer.model_dump_json(by_alias=True), media_type=JSON)
+
+    @router.post(
+        "/predict/batch",
+        summary="Predict many samples; answers come in their order",
+        **_documented("BatchPrediction"),
+    )
+    async def predict_batch(model: Served, request: Request) -> Response:
+        require_json(request)
+        parse = partial(_many, model.batch_request_schema)
+        answers = await _predict(
+            service, request, parse, model.answer, lambda index: ("samples", index)
+        )
+        batch = model.batch_response_schema.model_validate({"predictions": answers})
+        return Response(batch.model_dump_json(by_alias=True), media_type=JSON)
+
+    @router.post(
+        "/invocations", summary="Predict rows, in MLflow's protocol", **_documented("Invocation")
+    )
+    async def invoke(model: Served, request: Request) -> Response:
+        parse = partial(invocations.parse, model, media_type(request))
+        [answer] = await _predict(service, request, parse, model.invoke, lambda index: (index,))
+        return Response(answer.model_dump_json(by_alias=True), media_type=JSON)
+
+    return router
+
+
+async def _predict(
+    service: Service,
+    request: Request,
+    parse: Callable[[bytes], list[BaseModel]],
+    call: Callable[[Sequence[BaseModel]], list[Any]],
+    locate: Callable[[int], Location],
+) -> list[Any]:
+    """Read, validate and predict a request within all limits.
+
+    Args:
+        service: the model and its limits.
+        request: the request, whose body is not read yet.
+        parse: the body -> validated samples.
+        call: samples -> what is to be answered.
+        locate: the index of a sample -> where it is in the body.
+
+    Raises `ProblemError`: 408 body too slow, 413 too large, 422 invalid, 500 the model failed,
+    503 too many requests, 504 answer too slow.
+    """
+    limits = service.settings.serving
+    within = f"within {limits.request_timeout_seconds:g} s"
+    deadline = asyncio.get_running_loop().time() + limits.request_timeout_seconds
+    with service.one_prediction():
+        try:
+            async with asyncio.timeout_at(deadline):
+                body = await read_body(request, limits.max_body_bytes)
+        except TimeoutError:
+            raise ProblemError(
+                HTTPStatus.REQUEST_TIMEOUT,
+                f"the body did not arrive {within}",
+                headers={"Connection": "close"},
+            ) from None
+        samples = parse(body)
+        metrics.ROWS.observe(len(samples))
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await service.call(partial(call, samples))
+        except TimeoutError:
+            raise ProblemError(
+                HTTPStatus.GATEWAY_TIMEOUT, f"the model did not answer {within}"
+            ) from None
+        except RowError as exc:
+            rule = "the model cannot predict from these values"
+            raise problem.invalid_values([(locate(exc.index), rule)]) from None
+
+
+def _one(schema: type[BaseModel], body: bytes) -> list[BaseModel]:
+    return [_validated(schema, body)]
+
+
+def _many(schema: type[BaseModel], body: bytes) -> list[BaseModel]:
+    batch: Any = _validated(schema, body)
+    samples: list[BaseModel] = batch.samples
+    return samples
+
+
+def _validated(schema: type[Schema], body: bytes) -> Schema:
+    content = parse_json(body)
+    try:
+        return schema.model_validate(content)
+    except ValidationError as exc:
+        raise problem.invalid_request(exc) from None
+
+
+def _documented(name: str) -> dict[str, Any]:
+    """OpenAPI of a route whose schemas are the model's: references, resolved once it is loaded."""
+
+    def content(schema: str) -> dict[str, Any]:
+        return {JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+    return {
+        "response_class": Response,
+        "responses": {
+            200: {"description": "The answer", "content": content(f"{name}Response")},
+            **problem.documented(
+                HTTPStatus.BAD_REQUEST,
+                HTTPStatus.REQUEST_TIMEOUT,
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                HTTPStatus.GATEWAY_TIMEOUT,
+            ),
+        },
+        "openapi_extra": {"requestBody": {"required": True, "content": content(f"{name}Request")}},
+    }

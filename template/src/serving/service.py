@@ -1,0 +1,212 @@
+"""The life of a served model: loading, ready, draining; and its calls, within limits."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import signal
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from types import FrameType
+from typing import TypeVar
+
+from serving import metrics, problem
+from serving.errors import ContractError, RowError, ServingError
+from serving.model import ServedModel, load_model
+from serving.settings import Settings
+
+logger = logging.getLogger("serving")
+
+Result = TypeVar("Result")
+
+LONGEST_PAUSE_SECONDS = 30
+
+
+class Service:
+    """What the routes share: the model, or the reason why there is none."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.model: ServedModel | None = None
+        self.reason = "the model is being loaded"
+        self.draining = False
+        self._in_progress = 0
+        # scikit-learn holds the interpreter: calls side by side only slow each other down.
+        self._calls = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Load the model in the background, so that /health and /ready answer meanwhile."""
+        loading = asyncio.create_task(self.load())
+        with self._drain_on_sigterm():
+            yield
+        loading.cancel()
+        self._calls.shutdown(wait=False, cancel_futures=True)
+        metrics.end_of_worker()
+
+    async def load(self) -> None:
+        """Load the model; while that fails, try again with growing pauses, for a bounded time.
+
+        A contract that does not hold is final. On failure the reason is kept, for `/ready`, and
+        said in full in the log; it is up to whoever watches `/ready` to start the process again.
+        """
+        give_up = time.monotonic() + self.settings.serving.load_timeout_seconds
+        for attempt in itertools.count(1):
+            try:
+                self.model = await _in_daemon_thread(lambda: load_model(self.settings))
+            except ContractError as exc:
+                self.reason = str(exc)
+                logger.error("not ready: %s", exc)
+                return
+            except Exception as exc:
+                pause = min(2 ** (attempt - 1), LONGEST_PAUSE_SECONDS)
+                again = time.monotonic() + pause < give_up
+                then = f"trying again in {pause} s" if again else "gave up"
+                # Where models are kept is no caller's business.
+                self.reason = (
+                    f"the model could not be loaded (attempt {attempt}, {then}); "
+                    "the server's log says why"
+                )
+                is_told = isinstance(exc, ServingError)
+                logger.error("not ready, %s: %s", then, exc, exc_info=None if is_told else exc)
+                if not again:
+                    return
+                await asyncio.sleep(pause)
+            else:
+                self._announce(self.model)
+                return
+
+    def require_model(self) -> ServedModel:
+        """The model.
+
+        Raises `ProblemError` with status 503 and the reason when there is none.
+        """
+        if self.model is None:
+            raise problem.ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE, self.reason, headers={"Retry-After": "5"}
+            )
+        return self.model
+
+    def require_ready(self) -> ServedModel:
+        """The model, unless the server is about to stop.
+
+        Raises `ProblemError` with status 503 and the reason.
+        """
+        if self.draining:
+            raise problem.ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "the server is stopping",
+                headers={"Retry-After": "5"},
+            )
+        return self.require_model()
+
+    @contextlib.contextmanager
+    def one_prediction(self) -> Iterator[None]:
+        """Count a prediction, from before its body is read until it is answered.
+
+        Raises `ProblemError` with status 503 when too many are in progress already.
+        """
+        if self._in_progress >= self.settings.serving.max_concurrent_requests:
+            raise problem.ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "too many requests are in progress",
+                headers={"Retry-After": "1"},
+            )
+        self._in_progress += 1
+        metrics.IN_PROGRESS.inc()
+        try:
+            yield
+        finally:
+            self._in_progress -= 1
+            metrics.IN_PROGRESS.dec()
+
+    async def call(self, function: Callable[[], Result]) -> Result:
+        """Call the model off the event loop, after the calls that came before.
+
+        Raises `RowError` as it is, and `ProblemError` with status 500 when the model fails.
+        """
+        try:
+            # A call that is cancelled while it waits is not made.
+            return await asyncio.get_running_loop().run_in_executor(self._calls, _timed, function)
+        except RowError:
+            metrics.FAILURES.labels("row").inc()
+            raise
+        except Exception as exc:
+            metrics.FAILURES.labels("call").inc()
+            # Not the message: libraries quote the data in it.
+            stack = "".join(traceback.format_tb(exc.__traceback__))
+            logger.error("the model failed: %s\n%s", type(exc).__name__, stack.rstrip())
+            logger.debug("the model failed", exc_info=exc)
+            raise problem.ProblemError(
+                HTTPStatus.INTERNAL_SERVER_ERROR, "the model failed; the server's log says why"
+            ) from None
+
+    def _announce(self, model: ServedModel) -> None:
+        metrics.READY.set(1)
+        names = (model.version, model.model_id or "", model.run_id or "", model.engine.name)
+        metrics.MODEL.labels(*names).set(1)
+        logger.info("ready: %s, version %s", model.uri, model.version)
+
+    @contextlib.contextmanager
+    def _drain_on_sigterm(self) -> Iterator[None]:
+        """On SIGTERM turn `/ready` red at once, and let the server stop a while later.
+
+        So load balancers, which look at `/ready` every few seconds, stop sending requests before
+        connections are refused.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield  # no signal arrives here
+            return
+        loop = asyncio.get_running_loop()
+        stop = signal.getsignal(signal.SIGTERM)
+
+        def drain(number: int, frame: FrameType | None) -> None:
+            if self.draining or not callable(stop):
+                return
+            self.draining = True
+            metrics.READY.set(0)
+            logger.info("SIGTERM: draining")
+            # Without a model nobody sends requests that a balancer would have to send elsewhere.
+            seconds = self.settings.serving.drain_seconds if self.model else 0
+            loop.call_soon_threadsafe(loop.call_later, seconds, stop, number, frame)
+
+        signal.signal(signal.SIGTERM, drain)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, stop)
+
+
+def _timed(function: Callable[[], Result]) -> Result:
+    with metrics.MODEL_SECONDS.time():
+        return function()
+
+
+async def _in_daemon_thread(function: Callable[[], Result]) -> Result:
+    """Run the function in a thread that does not keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def settle(result: Result | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]  # a result, as there is no error
+
+    def run() -> None:
+        outcome: tuple[Result | None, BaseException | None]
+        try:
+            outcome = (function(), None)
+        except BaseException as exc:
+            outcome = (None, exc)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return await future

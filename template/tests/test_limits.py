@@ -1,0 +1,141 @@
+"""Limits and protection: size, rows, concurrency, time, key, origins."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SAMPLE, settings_for, wait_until_loaded
+from fastapi.testclient import TestClient
+
+from serving.app import create_app
+from serving.engines import SklearnEngine
+from serving.settings import CorsSettings
+
+KEY = "a-key-of-some-length"
+
+
+@pytest.fixture
+def limited(
+    request: pytest.FixtureRequest, model_directory: Path, tmp_path: Path
+) -> Iterator[TestClient]:
+    """The API with the settings that the test's parameter names."""
+    settings = settings_for(model_directory, tmp_path)
+    serving = settings.serving.model_copy(update=getattr(request, "param", {}))
+    settings = settings.model_copy(update={"serving": serving})
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        wait_until_loaded(client)
+        yield client
+
+
+def serving(**settings: Any) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("limited", [settings], indirect=True, ids=[""])
+
+
+@serving(max_body_bytes=200)
+def test_a_body_that_is_too_large_is_413(limited: TestClient) -> None:
+    def chunks() -> Iterator[bytes]:  # no Content-Length
+        for _ in range(300):
+            yield b" "
+
+    assert limited.post("/predict", json=SAMPLE).status_code == 200
+    for body in (b" " * 201, chunks()):
+        answer = limited.post("/predict", content=body)
+        assert answer.status_code == 413
+        assert "200 bytes" in answer.json()["detail"]
+
+
+@serving(max_batch_rows=2)
+def test_a_batch_of_too_many_rows_is_refused(limited: TestClient) -> None:
+    answer = limited.post("/predict/batch", json={"samples": [SAMPLE] * 3})
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "samples: must have at most 2 items"
+    row = {name: value for name, value in SAMPLE.items() if name != "plant id"}
+    answer = limited.post("/invocations", json={"instances": [row] * 3})
+    assert answer.json()["detail"] == "instances: must have at most 2 items"
+    schema = limited.get("/openapi.json").json()["components"]["schemas"]["BatchPredictionRequest"]
+    assert schema["properties"]["samples"]["maxItems"] == 2
+
+
+def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    predict = SklearnEngine.predict
+
+    def slowly(self: SklearnEngine, table: Any) -> Any:
+        time.sleep(seconds)
+        return predict(self, table)
+
+    monkeypatch.setattr(SklearnEngine, "predict", slowly)
+
+
+@serving(max_concurrent_requests=2)
+def test_more_requests_than_allowed_are_told_to_come_back(
+    limited: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_down(monkeypatch, 0.5)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: limited.post("/predict", json=SAMPLE), range(4)))
+    statuses = sorted(answer.status_code for answer in answers)
+    assert statuses == [200, 200, 503, 503]
+    refused = next(answer for answer in answers if answer.status_code == 503)
+    assert refused.headers["retry-after"] == "1"
+    assert limited.post("/predict", json=SAMPLE).status_code == 200
+
+
+@serving(request_timeout_seconds=0.3)
+def test_a_model_that_is_too_slow_is_504(
+    limited: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_down(monkeypatch, 1)
+    answer = limited.post("/predict", json=SAMPLE)
+    assert answer.status_code == 504
+    assert answer.json()["detail"] == "the model did not answer within 0.3 s"
+
+
+def test_a_key_is_asked_for_but_by_no_probe(
+    model_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_KEY", KEY)
+    monkeypatch.setenv("API_KEY_HEADER", "X-Token")
+    with TestClient(create_app(settings_for(model_directory, tmp_path))) as client:
+        wait_until_loaded(client)
+        for path in ("/health", "/ready", "/ping", "/metrics"):
+            assert client.get(path).status_code == 200
+        wrong: list[dict[str, str]] = [{}, {"X-Token": KEY[:-1]}, {"X-API-Key": KEY}]
+        for given in wrong:
+            for path in ("/model", "/openapi.json", "/docs", "/nowhere"):
+                assert client.get(path, headers=given).status_code == 401
+            answer = client.post("/predict", json=SAMPLE, headers=given)
+            assert (answer.status_code, answer.json()["status"]) == (401, 401)
+        given = {"X-Token": KEY}
+        assert client.post("/predict", json=SAMPLE, headers=given).status_code == 200
+        document = client.get("/openapi.json", headers=given).json()
+        assert document["components"]["securitySchemes"]["key"]["name"] == "X-Token"
+        assert document["paths"]["/ready"]["get"]["security"] == []
+        assert "401" in document["paths"]["/predict"]["post"]["responses"]
+
+
+@serving(cors=CorsSettings(enabled=True, allow_origins=["https://a.example"]))
+def test_pages_of_named_origins_may_call(limited: TestClient) -> None:
+    asked = {"Access-Control-Request-Method": "POST"}
+    for origin, status in (("https://a.example", 200), ("https://b.example", 400)):
+        answer = limited.options("/predict", headers=asked | {"Origin": origin})
+        assert answer.status_code == status
+    answer = limited.post("/predict", json=SAMPLE, headers={"Origin": "https://a.example"})
+    assert answer.headers["access-control-allow-origin"] == "https://a.example"
+
+
+def test_no_page_may_call_unless_it_is_named(client: TestClient) -> None:
+    answer = client.post("/predict", json=SAMPLE, headers={"Origin": "https://a.example"})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@serving(unknown_fields="ignore")
+def test_unknown_fields_may_be_ignored(limited: TestClient) -> None:
+    assert limited.post("/predict", json=SAMPLE | {"more": 1}).status_code == 200
+
+
+@serving(metrics_enabled=False)
+def test_metrics_may_be_off(limited: TestClient) -> None:
+    assert limited.get("/metrics").status_code == 404
