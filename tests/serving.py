@@ -32,24 +32,18 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serve(project: Path, *options: str | Path, settled: int = 200) -> Iterator[httpx.Client]:
+def serve(
+    project: Path, *options: str | Path, settled: int = 200, **environment: str
+) -> Iterator[httpx.Client]:
     """Run `mmp serve-api`, wait until `/ready` answers `settled`, and yield a client of it.
 
-    At the end SIGTERM must stop it in order: exit code 0.
+    Keywords are environment variables. At the end SIGTERM must stop it in order: exit code 0.
     """
     port = free_port()
     log = project / "server.log"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            # The command itself, not `uv run`: the signal is meant for it.
-            [project / ".venv/bin/mmp", "serve-api", "--port", str(port), *options],
-            cwd=project,
-            env={**os.environ, "HOST": "127.0.0.1"},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    server = start(project, log, "--port", str(port), *options, **environment)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as http:
+        with client(port) as http:
             wait_until(http, settled, server, log)
             yield http
         server.send_signal(signal.SIGTERM)
@@ -58,6 +52,26 @@ def serve(project: Path, *options: str | Path, settled: int = 200) -> Iterator[h
     finally:
         server.kill()
         server.wait()
+
+
+def start(
+    project: Path, log: Path, *options: str | Path, **environment: str
+) -> subprocess.Popen[bytes]:
+    """Start `mmp serve-api` and return at once."""
+    with log.open("w") as output:
+        return subprocess.Popen(
+            # The command itself, not `uv run`: the signal is meant for it.
+            [project / ".venv/bin/mmp", "serve-api", *options],
+            cwd=project,
+            env={**os.environ, "HOST": "127.0.0.1", "DRAIN_SECONDS": "0.5", **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def client(port: int) -> httpx.Client:
+    """Return a client of a server on this machine."""
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30)
 
 
 def wait_until(http: httpx.Client, status: int, server: subprocess.Popen[bytes], log: Path) -> None:
