@@ -200,19 +200,3 @@ def test_workers_share_their_metrics(project: Path, penguins: str) -> None:
         assert 'http_requests_total{method="GET",route="/model",status="200"} 40.0' in text
         assert "model_ready 2.0" in text
         assert f'run_id="{penguins}"' in text
-
-
-@pytest.fixture(scope="module")
-def with_mlflow(project: Path) -> Path:
-    """The `mlflow` command, of an environment with all of MLflow."""
-    environment = project / ".venv-mlflow"
-    groups = (
-        "--no-default-groups",
-        "--group",
-        "mlflow",
-        "--group",
-        "native",
-        "--no-install-project",
-    )
-    uv("sync", "--quiet", *groups, cwd=project, env={"UV_PROJECT_ENVIRONMENT": str(environment)})
-    return environment / "bin/mlflow"

@@ -1,0 +1,342 @@
+"""Rendered projects in operation: stops, dead tracking servers, MLflow's tools, other models."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Render
+from helpers import ROOT, run, uv
+from serving import client, free_port, serve, start, train, wait_until
+
+pytestmark = pytest.mark.slow
+
+DOWN = "trying again in"
+
+
+@pytest.fixture(scope="module")
+def project(render: Render) -> Path:
+    """A project with everything, installed."""
+    project = render(project_name="Operation")
+    uv("sync", "--quiet", cwd=project)
+    return project
+
+
+@pytest.fixture(scope="module")
+def penguins(project: Path) -> str:
+    """The run id of the example."""
+    return train(project)
+
+
+@pytest.fixture(scope="module")
+def mlflow(project: Path) -> Path:
+    """The `mlflow` command of an environment with all of MLflow."""
+    environment = project / ".venv-mlflow"
+    groups = ("--no-default-groups", "--no-install-project", "--group", "mlflow")
+    settings = {"UV_PROJECT_ENVIRONMENT": str(environment)}
+    uv("sync", "--quiet", *groups, "--group", "native", cwd=project, env=settings)
+    return environment / "bin/mlflow"
+
+
+@contextlib.contextmanager
+def running(*command: str | Path, cwd: Path, url: str) -> Iterator[None]:
+    """Run a server until the block ends; it has started when `url` answers 200."""
+    log = cwd / "other.log"
+    path = os.pathsep.join(
+        [str(Path(command[0]).parent), os.environ["PATH"]]
+    )  # mlflow needs uvicorn
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [str(part) for part in command],
+            cwd=cwd,
+            env={**os.environ, "PATH": path},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 120
+        with httpx.Client(trust_env=False) as http:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    if http.get(url).status_code == 200:
+                        break
+                assert server.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def example_of(http: httpx.Client) -> dict[str, Any]:
+    """The example of the OpenAPI document."""
+    schemas = http.get("/openapi.json").json()["components"]["schemas"]
+    example: dict[str, Any] = schemas["PredictionRequest"]["example"]
+    return example
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_no_accepted_request_is_lost_when_sigterm_arrives(
+    project: Path, penguins: str, workers: str
+) -> None:
+    """32 clients go on until a load balancer, which asks `/ready`, stops sending requests."""
+    port = free_port()
+    log = project / "server.log"
+    options = ("--port", str(port), "--run-id", penguins, "--workers", workers)
+    server = start(project, log, *options, DRAIN_SECONDS="3")
+    answers: Counter[int | str] = Counter()
+    red = threading.Event()
+
+    def call(body: dict[str, Any]) -> None:
+        with client(port) as http:
+            while not red.is_set():
+                try:
+                    answers[http.post("/predict", json=body).status_code] += 1
+                except httpx.TransportError as exc:
+                    answers[repr(exc)] += 1
+
+    try:
+        with client(port) as http:
+            wait_until(http, 200, server, log)
+            body = example_of(http)
+        threads = [threading.Thread(target=call, args=[body]) for _ in range(32)]
+        for thread in threads:
+            thread.start()
+        while answers[200] < 100:
+            time.sleep(0.1)
+        server.send_signal(signal.SIGTERM)
+        with client(port) as http:  # refused, it would raise: /ready has to turn red before that
+            while http.get("/ready").status_code == 200:
+                time.sleep(0.05)
+        red.set()
+        for thread in threads:
+            thread.join(timeout=60)
+        assert server.wait(timeout=60) == 0, log.read_text()
+    finally:
+        red.set()
+        server.kill()
+        server.wait()
+    assert set(answers) == {200}, answers
+
+
+def test_a_tracking_server_may_come_late_go_away_and_come_back(
+    project: Path, mlflow: Path, tmp_path: Path
+) -> None:
+    port, api = free_port(), free_port()
+    uri = f"http://127.0.0.1:{port}"
+    store = ("--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--serve-artifacts")
+    files = ("--artifacts-destination", tmp_path / "artifacts", "--workers", "1")
+    command = (mlflow, "server", "--port", str(port), *store, *files)
+    environment = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    log = tmp_path / "server.log"
+
+    def tracking() -> contextlib.AbstractContextManager[None]:
+        return running(*command, cwd=tmp_path, url=f"{uri}/health")
+
+    def until(http: httpx.Client, status: int, text: str) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx.TransportError):
+                answer = http.get("/ready")
+                if answer.status_code == status and text in answer.text:
+                    assert str(port) not in answer.text
+                    return
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.1)
+        raise AssertionError(log.read_text())
+
+    with tracking():
+        output = run(
+            project / ".venv/bin/mmp", "train", cwd=project, env={"MLFLOW_TRACKING_URI": uri}
+        ).stdout
+        run_id = output.partition("run_id: ")[2].split()[0]
+
+    options = ("--port", str(api), "--run-id", run_id)
+    server = start(project, log, *options, **environment)
+    try:
+        with client(api) as http:
+            until(http, 503, DOWN)  # it is down at the start
+            assert http.get("/health").status_code == 200
+            with tracking():
+                until(http, 200, "ready")  # comes late
+                body = example_of(http)
+                assert http.post("/predict", json=body).status_code == 200
+            # It goes away; the model is here.
+            assert http.get("/ready").status_code == 200
+            assert http.post("/predict", json=body).status_code == 200
+
+            server.kill()
+            server.wait()
+            server = start(project, log, *options, **environment)
+            until(http, 503, DOWN)  # the API is killed and starts again, without it
+            with tracking():
+                until(http, 200, "ready")
+
+            server.kill()
+            server.wait()
+            server = start(project, log, *options, **environment)
+            until(http, 503, "")  # SIGTERM while it waits
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(timeout=30) == 0, log.read_text()
+    finally:
+        server.kill()
+        server.wait()
+
+
+ASK = """
+import json, sys
+import pandas as pd
+from mlflow.pyfunc.scoring_server.client import ScoringServerClient
+
+client = ScoringServerClient("127.0.0.1", int(sys.argv[1]))
+client.wait_server_ready(timeout=60)
+answer = client.invoke(pd.read_json(sys.argv[2], orient="split"))
+print(json.dumps(answer.get_predictions().to_dict("list")))
+"""
+
+
+def test_mlflows_protocol_answers_as_mlflow_does(
+    project: Path, mlflow: Path, tmp_path: Path
+) -> None:
+    """MLflow's own client, and every form of the protocol, with the same model in both servers."""
+    python = mlflow.with_name("python")
+    run(python, ROOT / "tests/foreign_models.py", tmp_path, cwd=project)
+    columns = {
+        "classes": [
+            "sepal length (cm)",
+            "sepal width (cm)",
+            "petal length (cm)",
+            "petal width (cm)",
+        ],
+        "outputs": ["Chins", "Situps", "Jumps"],
+        "clusters": ["Chins", "Situps", "Jumps"],
+    }
+    for name, names in columns.items():
+        data = [[5.1 + i, 3.5 - i / 10, 1.4 + i, 0.2 + i / 4][: len(names)] for i in range(7)]
+        records = [dict(zip(names, row, strict=True)) for row in data]
+        csv = "\n".join([",".join(names), *(",".join(map(str, row)) for row in data)])
+        split = {"columns": names, "data": data}
+        bodies = [
+            *(json.dumps({form: records}) for form in ("dataframe_records", "instances")),
+            json.dumps({"dataframe_split": split | {"index": list(range(7))}}),
+            json.dumps({"inputs": {n: [row[n] for row in records] for n in names}}),
+        ]
+        requests = [(body, "application/json") for body in bodies] + [(csv, "text/csv")]
+        frame = tmp_path / "frame.json"
+        frame.write_text(json.dumps(split))
+
+        def ask(
+            url: str,
+            requests: list[tuple[str, str]] = requests,
+            frame: Path = frame,
+        ) -> list[Any]:
+            with httpx.Client(base_url=url, trust_env=False, timeout=60) as http:
+                answers = [
+                    http.post("/invocations", content=body, headers={"Content-Type": type_})
+                    for body, type_ in requests
+                ]
+                assert http.get("/ping").status_code == 200
+                version = http.get("/version").text
+            invoked = run(python, "-c", ASK, url.rpartition(":")[2], frame, cwd=project).stdout
+            return [*(answer.json() for answer in answers), json.loads(invoked), version]
+
+        url = f"http://127.0.0.1:{free_port()}"
+        theirs = (
+            mlflow,
+            "models",
+            "serve",
+            "--env-manager",
+            "local",
+            "--model-uri",
+            tmp_path / name,
+        )
+        with running(*theirs, "--port", url.rpartition(":")[2], cwd=tmp_path, url=f"{url}/ping"):
+            expected = ask(url)
+        with serve(project, "--model-uri", tmp_path / name) as http:
+            assert ask(str(http.base_url).rstrip("/")) == expected
+
+
+def test_a_run_of_modern_ml_pipeline_is_served(render: Render, tmp_path: Path) -> None:
+    """Trained with the published package's own command; both `mmp` in one environment."""
+    project = render(project_name="Interop", stages=("api",))
+    pyproject = project / "pyproject.toml"
+    override = "override-dependencies = [\"nvidia-nccl-cu12 ; sys_platform == 'never'\"]\n"
+    text = pyproject.read_text()
+    pyproject.write_text(text.replace("[tool.uv]\n", f"[tool.uv]\n{override}", 1))
+    package = "modern-ml-pipeline==1.5.0"
+    uv("add", "--quiet", "--no-sync", "--group", "native", package, cwd=project)
+    uv("sync", "--quiet", "--no-install-project", cwd=project)
+    shutil.copy(ROOT / "template/data/penguins.csv", tmp_path)
+    (tmp_path / "config.yaml").write_text(MMP_CONFIG)
+    (tmp_path / "recipe.yaml").write_text(MMP_RECIPE)
+    theirs = project / ".venv/bin/mmp"
+    trained = run(
+        *(theirs, "train", "-r", "recipe.yaml", "-c", "config.yaml", "-d", "penguins.csv"),
+        cwd=tmp_path,
+    )
+    run_id = trained.stdout.partition("Run ID: ")[2].split()[0]
+    uv("sync", "--quiet", cwd=project)
+
+    with serve(
+        project, "--run-id", run_id, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db"
+    ) as http:
+        schema = http.get("/openapi.json").json()["components"]["schemas"]["PredictionRequest"]
+        assert schema["required"][:3] == ["penguin_id", "island", "bill_length_mm"]
+        assert schema["properties"]["bill_length_mm"]["type"] == "number"
+        assert "species" not in schema["properties"]
+        sample = schema["example"] | {"penguin_id": "N1A1"}
+        answer = http.post("/predict", json=sample).json()
+        assert answer["prediction"] == max(answer["probabilities"], key=answer["probabilities"].get)
+        assert set(answer["probabilities"]) == {"Adelie", "Chinstrap", "Gentoo"}
+        assert answer["entities"] == {"penguin_id": "N1A1"}
+        refused = http.post("/predict", json=sample | {"bill_length_mm": "long"})
+        assert refused.json()["errors"][0]["pointer"] == "/bill_length_mm"
+        assert http.get("/model").json()["engine"]["name"] == "modern-ml-pipeline"
+    shown = run(project / ".venv/bin/python", "-m", "serving", "--help", cwd=project).stdout
+    assert "serve-api" in shown
+
+
+MMP_CONFIG = """
+environment: {name: local}
+mlflow: {tracking_uri: "sqlite:///mlflow.db", experiment_name: interop}
+data_source: {name: files, adapter_type: storage, config: {base_path: ./data}}
+feature_store: {provider: none}
+output:
+  inference: {name: out, enabled: true, adapter_type: storage, config: {base_path: ./artifacts}}
+"""
+MMP_RECIPE = """
+name: penguins
+task_choice: classification
+data:
+  loader: {source_uri: null}
+  fetcher: {type: pass_through}
+  data_interface:
+    entity_columns: [penguin_id]
+    feature_columns: [island, bill_length_mm, bill_depth_mm, flipper_length_mm, body_mass_g, sex]
+    target_column: species
+  split: {strategy: random, train: 0.7, validation: 0.15, test: 0.15}
+preprocessor:
+  steps:
+    - {type: simple_imputer, strategy: median}
+    - {type: simple_imputer, strategy: most_frequent, columns: [island, sex]}
+    - {type: one_hot_encoder, columns: [island, sex], handle_unknown: ignore}
+    - {type: standard_scaler}
+model:
+  class_path: sklearn.linear_model.LogisticRegression
+  library: scikit-learn
+  hyperparameters: {tuning_enabled: false, values: {max_iter: 1000, random_state: 42}}
+evaluation: {metrics: null, random_state: 42}
+metadata: {author: someone, description: Species of a penguin}
+"""
