@@ -74,6 +74,22 @@ def test_a_wrong_sample_of_a_batch_is_named(client: TestClient) -> None:
     assert answer.json()["errors"][0]["pointer"] == "/samples/1/plant id"
 
 
+def test_only_the_first_wrong_sample_is_told(client: TestClient) -> None:
+    samples = [SAMPLE, {"a": 1}, {"b": 1}]
+    answer = client.post("/predict/batch", json={"samples": samples})
+    assert {error["pointer"].split("/")[2] for error in answer.json()["errors"]} == {"1"}
+
+
+def test_answers_stay_short_whatever_is_sent(client: TestClient) -> None:
+    many = client.post("/predict", json=SAMPLE | {f"key {n}": 1 for n in range(5_000)})
+    assert many.json()["detail"] == "5000 values are wrong"
+    name = "x" * 1_000_000
+    for body in (f'{{"{name}": 1}}', f'{{"{name}": 1, "{name}": 2}}'):
+        answer = client.post("/predict", content=body)
+        assert answer.status_code == 422
+        assert len(answer.content) < 5_000
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff", b'{"plant id": NaN}'])
 def test_what_is_no_json_object_is_refused(client: TestClient, body: bytes) -> None:
     answer = client.post("/predict", content=body)

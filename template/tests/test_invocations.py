@@ -38,6 +38,16 @@ def test_every_form_of_json_is_answered(client: TestClient, body: Any) -> None:
     assert answer.json() == ANSWER
 
 
+def test_only_csv_says_what_a_line_is(client: TestClient) -> None:
+    """Unicode has more line separators than CSV, and a quoted field may hold any."""
+    names = ",".join(f'"{name}"' for name in [*NAMES, "plant id"])
+    content = f'{names}\r\n5.1,3.5,1.4,0.2,"a\r\nb"\r\n6,3,6,2.5,c\u2028d\x85e\x0cf\r\n'
+    answer = client.post(
+        "/invocations", content=content.encode(), headers={"content-type": "text/csv"}
+    )
+    assert answer.json() == ANSWER
+
+
 def test_csv_is_answered(client: TestClient) -> None:
     for type_ in ("text/csv", "text/csv; charset=utf-8"):
         answer = client.post("/invocations", content=CSV, headers={"content-type": type_})

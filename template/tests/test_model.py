@@ -4,11 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import mlflow.sklearn
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import RECIPE, settings_for
-from mlflow.models import ModelSignature
+from mlflow.models import ModelSignature, infer_signature
 from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ColSpec, Schema
+from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from serving.errors import ContractError, ModelLoadError
 from serving.model import ServedModel, load_model
@@ -61,6 +65,48 @@ def test_an_answer_against_the_signature_shows_before_there_is_a_caller(tmp_path
     path = save(tmp_path / "model", AnswersNonsense(), metadata=metadata)
     with pytest.raises(ContractError, match="the model fails on its own example"):
         load(path)
+
+
+class Echoes(PythonModel):
+    """Answers its input, or -1 where there is none."""
+
+    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+        return model_input["n"] if "n" in model_input else [-1] * len(model_input)
+
+
+def test_integers_stay_exact_whatever_their_neighbours_lack(tmp_path: Path) -> None:
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("long", "n", required=False), ColSpec("boolean", "b", False)]),
+        outputs=Schema([ColSpec("long")]),
+    )
+    model = load(save(tmp_path / "model", Echoes(), signature=signature))
+    large = [2**53 + 1, None, 2**63 - 1, None, -(2**63)]
+    samples = [model.request_schema.model_validate({"n": n, "b": n and True}) for n in large]
+    answers = [answer.model_dump()["prediction"] for answer in model.answer(samples)]
+    assert answers == [-1 if n is None else n for n in large]
+
+
+def test_scikit_learn_models_answer_as_mlflow_says(tmp_path: Path) -> None:
+    """A target of shape (rows, 1), and a model that was logged to answer probabilities."""
+    features = pd.DataFrame({"x": [0.0, 1.0, 2.0, 3.0]})
+    models = {
+        "column": (LinearRegression().fit(features, features[["x"]]), "predict"),
+        "probabilities": (LogisticRegression().fit(features, [0, 0, 1, 1]), "predict_proba"),
+    }
+    for name, (model, method) in models.items():
+        mlflow.sklearn.save_model(
+            model,
+            tmp_path / name,
+            serialization_format="cloudpickle",
+            pyfunc_predict_fn=method,
+            signature=infer_signature(features, getattr(model, method)(features)),
+            pip_requirements=[],
+        )
+        served = load(tmp_path / name)
+        rows = [served.request_schema.model_validate({"x": x}) for x in features["x"]]
+        answers = [answer.model_dump()["prediction"] for answer in served.answer(rows)]
+        expected = mlflow.pyfunc.load_model(str(tmp_path / name)).predict(features)
+        assert np.asarray(answers) == pytest.approx(np.asarray(expected).squeeze())
 
 
 def test_a_model_without_columns_is_refused(tmp_path: Path) -> None:

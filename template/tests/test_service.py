@@ -2,14 +2,18 @@
 
 import json
 import logging
+import threading
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from conftest import SAMPLE, settings_for, wait_until_loaded, wait_while
+from conftest import RECIPE, SAMPLE, settings_for, wait_until_loaded, wait_while
 from fastapi.testclient import TestClient
+from sklearn.linear_model import LogisticRegression
 
 from serving import service
 from serving.app import create_app
+from serving.engines import SklearnEngine
 from serving.errors import ContractError, ModelLoadError
 from serving.model import load_model
 from serving.observability import configure_logging
@@ -64,6 +68,62 @@ def test_a_server_that_stops_is_not_ready_but_answers(
         assert client.get("/health").status_code == 200
         answer = client.post("/predict", json=SAMPLE)
         assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+
+
+def test_probes_may_ask_for_the_head_only(client: TestClient) -> None:
+    for path in ("/health", "/ready", "/ping"):
+        assert client.head(path).status_code == 200
+
+
+def test_a_call_that_does_not_return_turns_ready_red(
+    model_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(model_directory, tmp_path)
+    serving = settings.serving.model_copy(update={"request_timeout_seconds": 0.2})
+    returned = threading.Event()
+    with TestClient(create_app(settings.model_copy(update={"serving": serving}))) as client:
+        wait_until_loaded(client)
+        monkeypatch.setattr(SklearnEngine, "predict", lambda *_: returned.wait(30))
+        assert client.post("/predict", json=SAMPLE).status_code == 504
+        answer = client.get("/ready")
+        assert answer.status_code == 503
+        assert "has not answered" in answer.json()["detail"]
+        returned.set()
+
+
+def test_an_error_of_the_model_is_not_blamed_on_the_sample(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("it never works")
+
+    monkeypatch.setattr(SklearnEngine, "predict", fail)
+    assert client.post("/predict", json=SAMPLE).status_code == 500
+
+
+def test_the_reason_names_no_place(tmp_path: Path, irises: pd.DataFrame) -> None:
+    import mlflow.sklearn
+    from mlflow.models import infer_signature
+
+    features = irises[["petal width (cm)"]]
+    model = LogisticRegression().fit(features, irises["species"])
+    signature = infer_signature(features, irises["species"])
+    interface = {"feature_columns": ["size"], "target_column": "species"}
+    metadata = {"recipe": RECIPE | {"data": {"data_interface": interface}}}
+    mlflow.sklearn.save_model(
+        model,
+        tmp_path / "model",
+        serialization_format="cloudpickle",
+        signature=signature,
+        pip_requirements=[],
+        metadata=metadata,
+    )
+    settings = settings_for(tmp_path / "model", tmp_path)
+    with pytest.raises(ContractError, match=f"^model {tmp_path}/model: .* column 'size' is not"):
+        load_model(settings)
+    with TestClient(create_app(settings)) as client:
+        wait_until_loaded(client)
+        assert client.get("/ready").json()["detail"].startswith("the recipe's feature column")
 
 
 def test_a_sample_that_the_model_refuses_is_named(client: TestClient) -> None:

@@ -85,6 +85,15 @@ def test_a_mistake_in_the_environment_is_not_blamed_on_the_file(
         load_settings(write(tmp_path, ""))
 
 
+def test_a_key_is_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "hunter2")
+    with pytest.raises(ConfigError, match="API_KEY: must be text of at least 16") as error:
+        load_settings(write(tmp_path, ""))
+    assert "hunter2" not in str(error.value)
+    monkeypatch.setenv("API_KEY", "hunter2" * 3)
+    assert "hunter2" not in repr(load_settings(write(tmp_path, "")))
+
+
 def test_exactly_one_model_is_named(tmp_path: Path) -> None:
     def model(content: str) -> str:
         return load_settings(write(tmp_path, f"serving: {{{content}}}")).serving.model

@@ -27,7 +27,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with service.running():
             yield
 
-    app = FastAPI(title="Model API", lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title="Model API", lifespan=lifespan, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     problem.install(app)
     app.include_router(routes.model(service))

@@ -1,5 +1,6 @@
 """Read the body of a request, within limits."""
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -7,32 +8,40 @@ import jiter
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from serving.problem import ProblemError, invalid_values
+from serving.problem import MOST_CHARACTERS, ProblemError, invalid_values
 
 JSON = "application/json"
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int, reserve: Callable[[int], None]) -> bytes:
     """Return the whole body.
 
-    Raises `ProblemError`: 413 when it is longer than `max_bytes`, as soon as that is known.
+    Args:
+        request: the request.
+        max_bytes: the longest body that is taken.
+        reserve: called with the length of each piece before it is kept; may raise.
+
+    Raises `ProblemError`: 413 when the body is longer than `max_bytes`. As much again is read and
+    dropped before, since many clients see an answer only once they have sent everything.
     """
-    too_large = ProblemError(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"the body has more than {max_bytes} bytes",
-        headers={"Connection": "close"},  # the rest of it is not read
-    )
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > max_bytes:
-        raise too_large
     body = bytearray()
+    length = 0
     try:
         async for chunk in request.stream():
-            body += chunk
-            if len(body) > max_bytes:
-                raise too_large
+            length += len(chunk)
+            if length <= max_bytes:
+                reserve(len(chunk))
+                body += chunk
+            elif length > 2 * max_bytes:
+                break
     except ClientDisconnect:
         raise ProblemError(HTTPStatus.BAD_REQUEST, "the client went away") from None
+    if length > max_bytes:
+        raise ProblemError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"the body has more than {max_bytes} bytes",
+            headers={"Connection": "close"},  # the rest of it is not read
+        )
     return bytes(body)
 
 
@@ -63,5 +72,5 @@ def parse_json(body: bytes) -> Any:
     try:
         return jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError as exc:
-        reason = str(exc)
-        raise invalid_values([((), f"invalid JSON: {reason[0].lower()}{reason[1:]}")]) from None
+        # The parser's message names where, but also a key that is there twice, however long.
+        raise invalid_values([((), f"invalid JSON: {str(exc)[-MOST_CHARACTERS:]}")]) from None

@@ -69,7 +69,8 @@ def _integral(value: object) -> object:
 
 _Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1), BeforeValidator(_integral)]
 _Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), BeforeValidator(_integral)]
-_Float32 = Annotated[float, Field(allow_inf_nan=False, ge=-3.4028234e38, le=3.4028234e38)]
+_MAX32 = float(np.finfo(np.float32).max)
+_Float32 = Annotated[float, Field(allow_inf_nan=False, ge=-_MAX32, le=_MAX32)]
 _Float64 = Annotated[float, Field(allow_inf_nan=False)]
 _DateTime = Annotated[
     datetime,
@@ -171,9 +172,15 @@ Missing values are NaN (NaT in date-times; a float array where an integer or boo
 some)."""
 
 
-def to_array(values: Sequence[Any], column: Column) -> np.ndarray:
-    """Build the array of a column from Python values, where None is missing."""
+def to_array(values: Sequence[Any], column: Column, *, exact_integers: bool = False) -> np.ndarray:
+    """Build the array of a column from Python values, where None is missing.
+
+    With `exact_integers` an integer column with gaps is an array of objects: as floats, integers
+    beyond 2**53 would change.
+    """
     dtype = column.spec.dtype
+    if exact_integers and dtype in ("int32", "int64") and None in values:
+        dtype = "object"
     if dtype == "object":
         array = np.empty(len(values), dtype=object)
         array[:] = [np.nan if value is None else value for value in values]
@@ -183,10 +190,15 @@ def to_array(values: Sequence[Any], column: Column) -> np.ndarray:
     return np.array(values, dtype=dtype)
 
 
-def to_table(rows: Iterable[Sequence[Any]], columns: Sequence[Column]) -> Table:
-    """Build a table from rows, each a sequence of values in the order of `columns`."""
+def to_table(
+    rows: Iterable[Sequence[Any]], columns: Sequence[Column], *, exact_integers: bool = False
+) -> Table:
+    """Build a table from rows, each a sequence of values in the order of `columns`.
+
+    `exact_integers`: see `to_array`.
+    """
     by_column = list(zip(*rows, strict=True)) or [()] * len(columns)
     return {
-        column.name: to_array(values, column)
+        column.name: to_array(values, column, exact_integers=exact_integers)
         for column, values in zip(columns, by_column, strict=True)
     }

@@ -28,6 +28,8 @@ class Engine(Protocol):
     """A loaded model."""
 
     name: str
+    exact_integers: bool
+    """Whether it takes integer columns with gaps as objects, instead of as floats."""
     classes: tuple[Any, ...]
     """The labels of a model that gives a probability for each; else empty."""
 
@@ -44,6 +46,7 @@ class SklearnEngine:
     """A model of MLflow's scikit-learn flavour, called directly."""
 
     name = "sklearn"
+    exact_integers = False
 
     def __init__(self, path: Path) -> None:
         import mlflow.sklearn
@@ -66,7 +69,7 @@ class SklearnEngine:
         rows: Any = pd.DataFrame(table)
         if self._transform is not None:
             rows = self._transform(rows)
-        values = np.asarray(self._estimator.predict(rows))
+        values = _one_output(np.asarray(self._estimator.predict(rows)))
         if values.ndim > 1 or not self.classes:
             return Predictions(values)
         return Predictions(values, self._estimator.predict_proba(rows), self.classes)
@@ -86,6 +89,7 @@ class PyfuncEngine:
     """Any other model that MLflow loads as a Python function, which enforces its signature."""
 
     name = "pyfunc"
+    exact_integers = True
     classes: tuple[Any, ...] = ()
 
     def __init__(self, path: Path) -> None:
@@ -136,11 +140,15 @@ class PyfuncEngine:
         values = np.asarray(answer)
         if values.ndim == 0 or len(values) != len(frame):
             raise TypeError("the model did not answer every row")
-        one_output = values.ndim == 2 and values.shape[1] == 1
-        return Predictions(values[:, 0] if one_output else values, names=names)
+        return Predictions(_one_output(values), names=names)
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "loader": self._model.metadata.flavors["python_function"]}
+
+
+def _one_output(values: np.ndarray) -> np.ndarray:
+    """Shape (rows, 1) as (rows,)."""
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
 def load_engine(path: Path, flavors: dict[str, Any]) -> Engine:
@@ -148,7 +156,9 @@ def load_engine(path: Path, flavors: dict[str, Any]) -> Engine:
 
     Raises `ModelLoadError` when there is none.
     """
-    if "sklearn" in flavors:
+    # A model may be logged to answer with another method than `predict`; MLflow then calls that.
+    method = flavors.get("python_function", {}).get("predict_fn", "predict")
+    if "sklearn" in flavors and method == "predict":
         return SklearnEngine(path)
     if "python_function" in flavors:
         return PyfuncEngine(path)

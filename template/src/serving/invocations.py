@@ -7,6 +7,8 @@ casts 1.7 to 1 and "false" to true; and where that answers `NaN`, which is no JS
 """
 
 import csv
+import io
+import itertools
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -29,10 +31,11 @@ def parse(model: ServedModel, media_type: str, body: bytes) -> list[BaseModel]:
 
     Raises `ProblemError`: 415 for other media types than JSON and CSV, 422 for wrong content.
     """
+    most = model.schemas.max_batch_rows
     if media_type == JSON:
-        rows, locate = _rows_of_json(parse_json(body))
+        rows, locate = _rows_of_json(parse_json(body), most)
     elif media_type == CSV:
-        rows, locate = _rows_of_csv(body)
+        rows, locate = _rows_of_csv(body, most)
     else:
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body must be {JSON} or {CSV}")
     try:
@@ -46,7 +49,7 @@ def parse(model: ServedModel, media_type: str, body: bytes) -> list[BaseModel]:
     return found
 
 
-def _rows_of_json(content: Any) -> tuple[Any, Locate]:
+def _rows_of_json(content: Any, most: int) -> tuple[Any, Locate]:
     given = [name for name in FORMATS if isinstance(content, dict) and name in content]
     if len(given) != 1:
         raise _wrong((), f"must be an object with exactly one of {', '.join(FORMATS)}")
@@ -58,13 +61,13 @@ def _rows_of_json(content: Any) -> tuple[Any, Locate]:
             raise _wrong((key,), "is not known here")
     rows = content[name]
     if name == "dataframe_split":
-        return _rows_of_split(rows)
+        return _rows_of_split(rows, most)
     if name == "inputs" and isinstance(rows, dict):
-        return _rows_of_columns(rows)
+        return _rows_of_columns(rows, most)
     return rows, lambda location: (name, *location)
 
 
-def _rows_of_split(split: Any) -> tuple[Any, Locate]:
+def _rows_of_split(split: Any, most: int) -> tuple[Any, Locate]:
     name = "dataframe_split"
     if not isinstance(split, dict):
         raise _wrong((name,), "must be an object")
@@ -75,6 +78,7 @@ def _rows_of_split(split: Any) -> tuple[Any, Locate]:
         raise _wrong((name, "columns"), "must not name a column twice")
     if not isinstance(data, list):
         raise _wrong((name, "data"), "must be a list of rows")
+    _limit(len(data), most, (name, "data"))
     for index, row in enumerate(data):
         if not isinstance(row, list) or len(row) != len(columns):
             raise _wrong((name, "data", index), f"must be a list of {len(columns)} values")
@@ -90,12 +94,13 @@ def _rows_of_split(split: Any) -> tuple[Any, Locate]:
     return [dict(zip(columns, row, strict=True)) for row in data], locate
 
 
-def _rows_of_columns(columns: dict[str, Any]) -> tuple[Any, Locate]:
+def _rows_of_columns(columns: dict[str, Any], most: int) -> tuple[Any, Locate]:
     name = "inputs"
     counts = set()
     for column, values in columns.items():
         if not isinstance(values, list):
             raise _wrong((name, column), "must be a list of values")
+        _limit(len(values), most, (name, column))
         counts.add(len(values))
     if len(counts) > 1:
         raise _wrong((name,), "must have lists of one length")
@@ -110,16 +115,18 @@ def _rows_of_columns(columns: dict[str, Any]) -> tuple[Any, Locate]:
     return [dict(zip(columns, row, strict=True)) for row in rows], locate
 
 
-def _rows_of_csv(body: bytes) -> tuple[Any, Locate]:
+def _rows_of_csv(body: bytes, most: int) -> tuple[Any, Locate]:
     try:
-        lines = body.decode("utf-8-sig").splitlines(keepends=True)
-        header, *rows = [row for row in csv.reader(lines, strict=True) if row]
+        text = io.StringIO(body.decode("utf-8-sig"), newline="")  # only csv knows what a line is
+        lines = (row for row in csv.reader(text, strict=True) if row)
+        header, *rows = itertools.islice(lines, most + 2)
     except UnicodeDecodeError as exc:
         raise _wrong((), f"not UTF-8 text (byte {exc.start})") from None
     except csv.Error as exc:
         raise _wrong((), f"invalid CSV: {exc}") from None
     except ValueError:
         raise _wrong((), "must have a header") from None
+    _limit(len(rows), most, ())
     if len(set(header)) < len(header):
         raise _wrong((), "the header must not name a column twice")
     for number, row in enumerate(rows):
@@ -130,6 +137,12 @@ def _rows_of_csv(body: bytes) -> tuple[Any, Locate]:
         for row in rows
     ]
     return values, lambda location: location
+
+
+def _limit(rows: int, most: int, location: Location) -> None:
+    """Refuse too many rows before anything is made of them."""
+    if rows > most:
+        raise _wrong(location, f"must have at most {most} items")
 
 
 def _wrong(location: Location, rule: str) -> ProblemError:

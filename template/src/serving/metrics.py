@@ -5,6 +5,7 @@ Several workers share files in the directory that `PROMETHEUS_MULTIPROC_DIR` nam
 """
 
 import os
+from pathlib import Path
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -54,14 +55,19 @@ MODEL = Gauge(
 
 def latest() -> bytes:
     """All metrics in Prometheus' text format, of all workers together."""
-    if os.environ.get(METRICS_DIRECTORY):
+    if directory := os.environ.get(METRICS_DIRECTORY):
+        _forget_dead_workers(Path(directory))
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
     return generate_latest(REGISTRY)
 
 
-def end_of_worker() -> None:
-    """Forget the gauges of this worker."""
-    if os.environ.get(METRICS_DIRECTORY):
-        multiprocess.mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+def _forget_dead_workers(directory: Path) -> None:
+    """Drop the gauges of workers that ended in whatever way; their counters stay in the sums."""
+    for file in directory.glob("gauge_live*_*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]

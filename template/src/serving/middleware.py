@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import metrics
-from serving.observability import request_id
+from serving.observability import log_failure, request_id
 from serving.problem import ProblemError
 from serving.service import Service
 
@@ -64,8 +64,8 @@ class RequestMiddleware:
 
         try:
             await self.app(scope, receive, send_with_headers)
-        except Exception:
-            logger.exception("the server failed")
+        except Exception as exc:
+            log_failure(logger, logging.ERROR, "the server failed", exc)
             if status:
                 raise  # half of an answer is out; all that is left is to cut the connection
             failure = ProblemError(

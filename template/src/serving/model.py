@@ -44,8 +44,8 @@ class ServedModel:
     engine: Engine
     schemas: APISchemaGenerator
     libraries: tuple[Library, ...] = ()
-    files: object = None
-    """Keeps the downloaded files as long as the model, which may read them at any time."""
+    files: "tempfile.TemporaryDirectory[str] | None" = None
+    """The downloaded files, which the model may read at any time."""
 
     @cached_property
     def request_schema(self) -> type[BaseModel]:
@@ -141,14 +141,15 @@ class ServedModel:
         try:
             return self.predict(self._inputs(rows))
         except (ValueError, ArithmeticError) as exc:
-            if (index := self._first_refused(rows)) is None:
+            if self._fails_anyway() or (index := self._first_refused(rows)) is None:
                 raise
             raise RowError(index) from exc
 
     def _inputs(self, rows: Sequence[Sequence[Any]]) -> Table:
         inputs = self.schemas.inputs
         skip = len(self.schemas.columns) - len(inputs)
-        return to_table([row[skip:] for row in rows], inputs)
+        cut = [row[skip:] for row in rows]
+        return to_table(cut, inputs, exact_integers=self.engine.exact_integers)
 
     def _first_refused(self, rows: Sequence[Sequence[Any]]) -> int | None:
         """Halve the rows until one is left that the model refuses alone; None if there is none."""
@@ -157,6 +158,19 @@ class ServedModel:
             middle = (first + last) // 2
             first, last = (first, middle) if self._refuses(rows[first:middle]) else (middle, last)
         return first if self._refuses(rows[first:last]) else None
+
+    def _fails_anyway(self) -> bool:
+        """Whether even the example fails, so that no row is to blame."""
+        return bool(self._example) and self._refuses(self._rows(self._example))
+
+    @cached_property
+    def _example(self) -> list[BaseModel]:
+        """The example as one validated sample; none where it does not name every column."""
+        required = {column.name for column in self.schemas.columns if column.required}
+        if not self.schemas.example or not required <= self.schemas.example.keys():
+            return []
+        body = json.dumps(self.schemas.example)
+        return [self.request_schema.model_validate_json(body)]
 
     def _refuses(self, rows: Sequence[Sequence[Any]]) -> bool:
         try:
@@ -185,15 +199,16 @@ class ServedModel:
 
         Raises `ContractError` when that fails.
         """
-        required = {column.name for column in self.schemas.columns if column.required}
-        if not required <= self.schemas.example.keys() or not self.schemas.example:
-            return
         try:
-            body = json.dumps(self.schemas.example)
-            self.answer([self.request_schema.model_validate_json(body)])
+            if self._example:
+                self.answer(self._example)
         except Exception as exc:
-            message = f"the model fails on its own example: {tracking.first_line(exc)}"
-            raise ContractError(message) from exc
+            raise ContractError("the model fails on its own example") from exc
+
+    def close(self) -> None:
+        """Remove the downloaded files."""
+        if self.files:
+            self.files.cleanup()
 
     def describe(self) -> dict[str, Any]:
         """What is being served, for `GET /model`."""
@@ -237,7 +252,8 @@ def load_model(settings: Settings) -> ServedModel:
     try:
         return _load(uri, settings)
     except ContractError as exc:
-        raise ContractError(f"model {tracking.shown(uri)}: {exc}") from exc
+        why = f": {tracking.first_line(exc.__cause__)}" if exc.__cause__ else ""
+        raise ContractError(f"model {tracking.shown(uri)}: {exc}{why}") from exc
     except Exception as exc:
         message = tracking.shown(f"cannot load the model {uri}{source}: ")
         raise ModelLoadError(message + tracking.first_line(exc)) from exc
@@ -281,6 +297,8 @@ def _load(uri: str, settings: Settings) -> ServedModel:
         libraries=libraries,
         files=files,
     )
+    # The schemas of requests are made now, not for the first caller.
+    _ = model.batch_request_schema, model.invocation_schema
     model.warm_up()
     return model
 

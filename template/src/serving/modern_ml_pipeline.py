@@ -39,6 +39,7 @@ class ModernMLPipelineEngine:
     """Its `PyfuncWrapper`, called directly."""
 
     name = "modern-ml-pipeline"
+    exact_integers = False
 
     def __init__(self, path: Path) -> None:
         import mlflow.pyfunc

@@ -1,6 +1,7 @@
 """What the project says of itself while it runs: log records on stderr."""
 
 import logging
+import traceback
 from contextvars import ContextVar
 
 from serving.settings import LoggingSettings
@@ -25,6 +26,13 @@ def configure_logging(settings: LoggingSettings) -> None:
     # Migrations that worked, and retries whose end is reported anyway.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+
+def log_failure(logger: logging.Logger, level: int, what: str, exc: BaseException) -> None:
+    """Log an exception with its stack, but its message at level DEBUG only: it may quote data."""
+    stack = "".join(traceback.format_tb(exc.__traceback__)).rstrip()
+    logger.log(level, "%s: %s\n%s", what, type(exc).__name__, stack)
+    logger.debug("%s: %s", what, exc)
 
 
 def _add_request_id(record: logging.LogRecord) -> bool:

@@ -70,7 +70,10 @@ Location = tuple[int | str, ...]
 """Where in a request's body a value is: keys and indexes from the outside."""
 
 MOST_ERRORS = 100
-"""So many are listed; a body of a thousand rows may have a thousand times as many."""
+"""So many are listed."""
+
+MOST_CHARACTERS = 200
+"""So much is shown of a name in a request."""
 
 
 def invalid_request(
@@ -80,6 +83,8 @@ def invalid_request(
 
     `locate` says where in the body a value is, when that is not where it was validated.
     """
+    if exc.error_count() > MOST_ERRORS * 10:  # telling them apart would take seconds
+        return invalid_values([((), f"{exc.error_count()} values are wrong")])
     # Names that are not known come first: they explain why others are missing.
     found = sorted(exc.errors(include_url=False), key=is_other_than_unknown)
     errors = [(locate(error["loc"]), _rule(error)) for error in found[:MOST_ERRORS]]
@@ -89,7 +94,7 @@ def invalid_request(
 def invalid_values(errors: Sequence[tuple[Location, str]], more: int = 0) -> ProblemError:
     """422 for values, each with the rule that it breaks; `more` of them than the first."""
     location, rule = errors[0]
-    name = "/".join(map(str, location))
+    name = "/".join(map(_shown, location))
     detail = f"{name}: {rule}" if name else rule
     if more:
         detail += f" (and {more} more)"
@@ -136,8 +141,14 @@ def _rule(error: ErrorDetails) -> str:
             return error["msg"][0].lower() + error["msg"][1:]
 
 
+def _shown(part: int | str) -> str:
+    """A key as answers have it: the caller's own may be megabytes."""
+    text = str(part)
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
+
+
 def _pointer(location: Location) -> str:
-    parts = (str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    parts = (_shown(part).replace("~", "~0").replace("/", "~1") for part in location)
     return "".join(f"/{part}" for part in parts)
 
 

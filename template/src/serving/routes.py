@@ -18,6 +18,9 @@ from serving.service import Service
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
+LARGE_BODY_BYTES = 65_536
+"""Larger bodies are parsed off the event loop: 10 MB take a second, in which probes must answer."""
+
 
 class Health(BaseModel):
     """The process lives."""
@@ -38,10 +41,12 @@ def probes(service: Service) -> APIRouter:
     unready = problem.documented(HTTPStatus.SERVICE_UNAVAILABLE)
     open_to_all: dict[str, Any] = {"openapi_extra": {"security": []}}
 
+    @router.head("/health", include_in_schema=False)
     @router.get("/health", summary="The process lives", **open_to_all)
     async def health() -> Health:
         return Health()
 
+    @router.head("/ready", include_in_schema=False)
     @router.get(
         "/ready",
         summary="A model is loaded, warmed up and its contract holds",
@@ -51,6 +56,7 @@ def probes(service: Service) -> APIRouter:
     async def ready() -> Ready:
         return Ready(model_version=service.require_ready().version)
 
+    @router.head("/ping", include_in_schema=False)
     @router.get(
         "/ping",
         summary="As /ready, in MLflow's protocol",
@@ -155,28 +161,44 @@ async def _predict(
     limits = service.settings.serving
     within = f"within {limits.request_timeout_seconds:g} s"
     deadline = asyncio.get_running_loop().time() + limits.request_timeout_seconds
-    with service.one_prediction():
+    with service.memory() as reserve:
         try:
             async with asyncio.timeout_at(deadline):
-                body = await read_body(request, limits.max_body_bytes)
+                body = await read_body(request, limits.max_body_bytes, reserve)
         except TimeoutError:
             raise ProblemError(
                 HTTPStatus.REQUEST_TIMEOUT,
                 f"the body did not arrive {within}",
                 headers={"Connection": "close"},
             ) from None
-        samples = parse(body)
-        metrics.ROWS.observe(len(samples))
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await service.call(partial(call, samples))
-        except TimeoutError:
-            raise ProblemError(
-                HTTPStatus.GATEWAY_TIMEOUT, f"the model did not answer {within}"
-            ) from None
-        except RowError as exc:
-            rule = "the model cannot predict from these values"
-            raise problem.invalid_values([(locate(exc.index), rule)]) from None
+        # Only now: callers who are slow to send keep nobody else from being answered.
+        with service.one_prediction():
+            return await _answer(service, deadline, body, parse, call, locate)
+
+
+async def _answer(
+    service: Service,
+    deadline: float,
+    body: bytes,
+    parse: Callable[[bytes], list[BaseModel]],
+    call: Callable[[Sequence[BaseModel]], list[Any]],
+    locate: Callable[[int], Location],
+) -> list[Any]:
+    """Validate and predict a body; see `_predict`."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            is_large = len(body) > LARGE_BODY_BYTES
+            samples = await asyncio.to_thread(parse, body) if is_large else parse(body)
+            metrics.ROWS.observe(len(samples))
+            return await service.call(partial(call, samples))
+    except TimeoutError:
+        seconds = service.settings.serving.request_timeout_seconds
+        raise ProblemError(
+            HTTPStatus.GATEWAY_TIMEOUT, f"the model did not answer within {seconds:g} s"
+        ) from None
+    except RowError as exc:
+        rule = "the model cannot predict from these values"
+        raise problem.invalid_values([(locate(exc.index), rule)]) from None
 
 
 def _one(schema: type[BaseModel], body: bytes) -> list[BaseModel]:

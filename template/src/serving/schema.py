@@ -51,7 +51,7 @@ class APISchemaGenerator:
         profile: what training saw in each column: `{"minimum": 1, "maximum": 9}` or
             `{"values": [...]}`. It documents; nothing is refused by it.
         unknown_fields: whether fields that the model does not know are refused or ignored.
-        max_batch_rows: how many samples a batch may have; None for any number.
+        max_batch_rows: how many samples a batch may have.
 
     Raises:
         ContractError: recipe and signature do not agree; the message names the column.
@@ -67,14 +67,16 @@ class APISchemaGenerator:
         classes: Sequence[Any] = (),
         profile: Mapping[str, Mapping[str, Any]] | None = None,
         unknown_fields: Literal["forbid", "ignore"] = "forbid",
-        max_batch_rows: int | None = None,
+        max_batch_rows: int = 10_000,
     ) -> None:
         self.recipe = _validated(recipe)
         self.signature = signature
         self._classes = [label_name(label) for label in classes]
         self._profile = profile or {}
         self._request = Request if unknown_fields == "forbid" else LenientRequest
-        self._samples = Field(min_length=1, max_length=max_batch_rows)
+        self.max_batch_rows = max_batch_rows
+        # One wrong sample is told, not thousands.
+        self._samples = Field(min_length=1, max_length=max_batch_rows, fail_fast=True)
         self.inputs = self._input_columns()
         self.columns = self._context_columns(entity_types or {}) + self.inputs
         given = example or {}
@@ -300,7 +302,8 @@ class APISchemaGenerator:
         if not outputs:
             return Any
         if len(outputs) == 1:
-            return _answer_type(outputs[0])
+            is_label = self.classifies and outputs[0].type in ("integer", "long")
+            return int if is_label else _answer_type(outputs[0])
         if not all(output.name for output in outputs):
             types = {_answer_type(output) for output in outputs}
             return list[types.pop() if len(types) == 1 else Any]  # type: ignore[misc]
@@ -317,8 +320,8 @@ class APISchemaGenerator:
 # may answer is not checked for the range of its type.
 _ANSWER_TYPES: dict[str, Any] = {
     "boolean": bool,
-    "integer": int,
-    "long": int,
+    "integer": int | None,
+    "long": int | None,
     "float": float | None,
     "double": float | None,
     "string": str,

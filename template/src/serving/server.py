@@ -35,7 +35,7 @@ def serve(settings: Settings) -> None:
             # One wait for requests in progress; before it the application drains.
             timeout_graceful_shutdown=serving.shutdown_timeout_seconds,
             # A model that is being loaded holds the interpreter for seconds at a time.
-            timeout_worker_healthcheck=60,
+            timeout_worker_healthcheck=10,
             access_log=False,  # serving.middleware has its own
             log_config=None,  # uvicorn's loggers go where all others go
             server_header=False,
@@ -45,7 +45,12 @@ def serve(settings: Settings) -> None:
 @contextlib.contextmanager
 def _shared_metrics(workers: int) -> Iterator[None]:
     """Give several workers a directory in which they add their metrics up."""
-    if workers == 1 or os.environ.get(METRICS_DIRECTORY):
+    if given := os.environ.get(METRICS_DIRECTORY):
+        try:
+            os.makedirs(given, exist_ok=True)
+        except OSError as exc:
+            raise ConfigError(f"{METRICS_DIRECTORY}: {given}: {exc.strerror}") from None
+    if workers == 1 or given:
         yield
         return
     with tempfile.TemporaryDirectory(prefix="metrics-") as directory:

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
@@ -17,6 +17,7 @@ from typing import TypeVar
 from serving import metrics, problem
 from serving.errors import ContractError, RowError, ServingError
 from serving.model import ServedModel, load_model
+from serving.observability import log_failure
 from serving.settings import Settings
 
 logger = logging.getLogger("serving")
@@ -24,6 +25,9 @@ logger = logging.getLogger("serving")
 Result = TypeVar("Result")
 
 LONGEST_PAUSE_SECONDS = 30
+LONGEST_END_SECONDS = 3
+MOST_BODIES = 20
+"""Bodies in memory at a time, counted as if each were as large as it may be."""
 
 
 class Service:
@@ -35,6 +39,8 @@ class Service:
         self.reason = "the model is being loaded"
         self.draining = False
         self._in_progress = 0
+        self._body_bytes = 0
+        self._call_started: float | None = None
         # scikit-learn holds the interpreter: calls side by side only slow each other down.
         self._calls = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
 
@@ -46,7 +52,8 @@ class Service:
             yield
         loading.cancel()
         self._calls.shutdown(wait=False, cancel_futures=True)
-        metrics.end_of_worker()
+        if self.model:
+            self.model.close()
 
     async def load(self) -> None:
         """Load the model; while that fails, try again with growing pauses, for a bounded time.
@@ -59,7 +66,8 @@ class Service:
             try:
                 self.model = await _in_daemon_thread(lambda: load_model(self.settings))
             except ContractError as exc:
-                self.reason = str(exc)
+                # What the cause says is for every caller; where the model is kept is not.
+                self.reason = str(exc.__cause__ or exc)
                 logger.error("not ready: %s", exc)
                 return
             except Exception as exc:
@@ -102,11 +110,42 @@ class Service:
                 "the server is stopping",
                 headers={"Retry-After": "5"},
             )
+        limit = self.settings.serving.request_timeout_seconds
+        if self._call_started is not None and time.monotonic() - self._call_started > limit:
+            raise problem.ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"the model has not answered for more than {limit:g} s",
+                headers={"Retry-After": "5"},
+            )
         return self.require_model()
 
     @contextlib.contextmanager
+    def memory(self) -> Iterator[Callable[[int], None]]:
+        """Count the bytes of a body as long as it is needed; yields what counts a piece of it.
+
+        That raises `ProblemError` with status 503 when all bodies together are too large.
+        """
+        mine = 0
+
+        def reserve(count: int) -> None:
+            nonlocal mine
+            if self._body_bytes + count > MOST_BODIES * self.settings.serving.max_body_bytes:
+                raise problem.ProblemError(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "too many large requests are in progress",
+                    headers={"Retry-After": "1", "Connection": "close"},
+                )
+            self._body_bytes += count
+            mine += count
+
+        try:
+            yield reserve
+        finally:
+            self._body_bytes -= mine
+
+    @contextlib.contextmanager
     def one_prediction(self) -> Iterator[None]:
-        """Count a prediction, from before its body is read until it is answered.
+        """Count a prediction, from when its body is read until it is answered.
 
         Raises `ProblemError` with status 503 when too many are in progress already.
         """
@@ -131,19 +170,27 @@ class Service:
         """
         try:
             # A call that is cancelled while it waits is not made.
-            return await asyncio.get_running_loop().run_in_executor(self._calls, _timed, function)
-        except RowError:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._calls, self._timed, function
+            )
+        except RowError as exc:
             metrics.FAILURES.labels("row").inc()
+            log_failure(logger, logging.WARNING, "the model refused a row", exc.__cause__ or exc)
             raise
         except Exception as exc:
             metrics.FAILURES.labels("call").inc()
-            # Not the message: libraries quote the data in it.
-            stack = "".join(traceback.format_tb(exc.__traceback__))
-            logger.error("the model failed: %s\n%s", type(exc).__name__, stack.rstrip())
-            logger.debug("the model failed", exc_info=exc)
+            log_failure(logger, logging.ERROR, "the model failed", exc)
             raise problem.ProblemError(
                 HTTPStatus.INTERNAL_SERVER_ERROR, "the model failed; the server's log says why"
             ) from None
+
+    def _timed(self, function: Callable[[], Result]) -> Result:
+        self._call_started = time.monotonic()
+        try:
+            with metrics.MODEL_SECONDS.time():
+                return function()
+        finally:
+            self._call_started = None
 
     def _announce(self, model: ServedModel) -> None:
         metrics.READY.set(1)
@@ -164,12 +211,16 @@ class Service:
         loop = asyncio.get_running_loop()
         stop = signal.getsignal(signal.SIGTERM)
 
+        stopping = False
+
         def drain(number: int, frame: FrameType | None) -> None:
-            if self.draining or not callable(stop):
+            nonlocal stopping
+            if stopping or not callable(stop):
                 return
-            self.draining = True
-            metrics.READY.set(0)
-            logger.info("SIGTERM: draining")
+            stopping = self.draining = True
+            # Not here, in the middle of anything: locks of metrics and logs may be held.
+            loop.call_soon_threadsafe(metrics.READY.set, 0)
+            loop.call_soon_threadsafe(logger.info, "SIGTERM: draining")
             # Without a model nobody sends requests that a balancer would have to send elsewhere.
             seconds = self.settings.serving.drain_seconds if self.model else 0
             loop.call_soon_threadsafe(loop.call_later, seconds, stop, number, frame)
@@ -179,11 +230,12 @@ class Service:
             yield
         finally:
             signal.signal(signal.SIGTERM, stop)
-
-
-def _timed(function: Callable[[], Result]) -> Result:
-    with metrics.MODEL_SECONDS.time():
-        return function()
+        if stopping:
+            # Python would wait for ever for a model that does not return, and MLflow's threads
+            # for a store that does not answer.
+            end = threading.Timer(LONGEST_END_SECONDS, os._exit, [0])
+            end.daemon = True
+            end.start()
 
 
 async def _in_daemon_thread(function: Callable[[], Result]) -> Result:

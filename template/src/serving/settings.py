@@ -9,7 +9,15 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -68,7 +76,9 @@ class CorsSettings(_Section):
     @field_validator("allow_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return [one.strip() for one in value.split(",")] if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return [one.strip() for one in value.split(",") if one.strip()]
 
 
 class ServingSettings(_Section):
@@ -85,7 +95,7 @@ class ServingSettings(_Section):
         default=False,
         description="Load a model although another major version of one of its libraries is here",
     )
-    load_timeout_seconds: float = Field(
+    load_timeout_seconds: FiniteFloat = Field(
         default=300, ge=0, description="How long loading is tried again, for a store that is down"
     )
     unknown_fields: Literal["forbid", "ignore"] = Field(
@@ -98,12 +108,12 @@ class ServingSettings(_Section):
         ge=1,
         description="Predictions in progress or waiting; one more is refused (503)",
     )
-    request_timeout_seconds: float = Field(
+    request_timeout_seconds: FiniteFloat = Field(
         default=30,
         gt=0,
         description="Longest time for a body to arrive (408) and an answer to be made (504)",
     )
-    drain_seconds: float = Field(
+    drain_seconds: FiniteFloat = Field(
         default=2,
         ge=0,
         description="After SIGTERM: how long /ready is red before connections are refused",
@@ -113,7 +123,6 @@ class ServingSettings(_Section):
     )
     api_key: SecretStr | None = Field(
         default=None,
-        min_length=16,
         description="Callers must send this key; probes and metrics need none",
     )
     api_key_header: str = Field(
@@ -121,6 +130,14 @@ class ServingSettings(_Section):
     )
     metrics_enabled: bool = Field(default=True, description="Serve /metrics")
     cors: CorsSettings = Field(default_factory=CorsSettings)
+
+    @field_validator("api_key", mode="before")
+    @classmethod
+    def _long_enough(cls, value: Any) -> Any:
+        # Here, as Pydantic's own message would quote the key.
+        if value is not None and (not isinstance(value, str) or len(value) < 16):
+            raise ValueError("must be text of at least 16 characters")
+        return value
 
     @field_validator("cors", mode="before")
     @classmethod

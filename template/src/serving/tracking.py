@@ -11,6 +11,8 @@ _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # A dead server is reported after about 10 s, not after minutes of retries.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    # One that accepts and never answers, too.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     # What MLflow warns of (pickle, pip versions) is decided here, not news to the user.
     "MLFLOW_LOGGING_LEVEL": "ERROR",
 }
