@@ -268,29 +268,96 @@ def test_mlflows_protocol_answers_as_mlflow_does(
             assert ask(str(http.base_url).rstrip("/")) == expected
 
 
-def test_a_run_of_modern_ml_pipeline_is_served(render: Render, tmp_path: Path) -> None:
-    """Trained with the published package's own command; both `mmp` in one environment."""
+def test_a_registered_model_is_served_by_its_alias(project: Path, penguins: str) -> None:
+    register = f"""
+import mlflow
+mlflow.set_tracking_uri("sqlite:///mlflow.db")
+version = mlflow.register_model("runs:/{penguins}/model", "birds").version
+mlflow.MlflowClient().set_registered_model_alias("birds", "champion", version)
+"""
+    uv("run", "python", "-c", register, cwd=project)
+    with serve(project, "--model-uri", "models:/birds@champion") as http:
+        assert http.get("/ready").json()["model_version"] == "birds/1"
+        answer = http.post("/predict", json=example_of(http)).json()
+        assert answer["model_version"] == "birds/1"
+        assert answer["model_id"] == http.get("/model").json()["model_id"]
+    shown = uv("run", "mmp", "check", "--model-uri", "models:/birds@champion", cwd=project).stdout
+    assert "model_version: birds/1" in shown
+    assert "island: feature, string" in shown
+    document = uv("run", "mmp", "schema", "--run-id", penguins, cwd=project).stdout
+    assert "PredictionRequest" in json.loads(document)["components"]["schemas"]
+
+
+BOOSTED = """
+import sys
+import lightgbm, mlflow, xgboost
+from mlflow.models import infer_signature
+from sklearn.datasets import load_iris
+
+features, target = load_iris(return_X_y=True, as_frame=True)
+models = {
+    "xgboost": xgboost.XGBClassifier(n_estimators=5),
+    "lightgbm": lightgbm.LGBMClassifier(n_estimators=5, verbose=-1),
+}
+print(features.iloc[::10].to_json(orient="records"))
+for name, model in models.items():
+    model.fit(features, target)
+    flavor = getattr(mlflow, name)
+    signature = infer_signature(features, model.predict(features))
+    flavor.save_model(model, f"{sys.argv[1]}/{name}", signature=signature, pip_requirements=[name])
+    print(model.predict(features.iloc[::10]).tolist())
+"""
+
+
+def test_models_of_other_libraries_are_served(interop: Path, tmp_path: Path) -> None:
+    output = run(interop / ".venv/bin/python", "-c", BOOSTED, tmp_path, cwd=tmp_path).stdout
+    data, *expected = [json.loads(line) for line in output.splitlines() if line[0] == "["]
+    for name, labels in zip(("xgboost", "lightgbm"), expected, strict=True):
+        with serve(interop, "--model-uri", tmp_path / name) as http:
+            answer = http.post("/predict/batch", json={"samples": data}).json()
+            assert [one["prediction"] for one in answer["predictions"]] == labels
+            assert http.get("/model").json()["engine"]["name"] == "pyfunc"
+
+
+@pytest.fixture(scope="module")
+def interop(render: Render) -> Path:
+    """A project beside modern-ml-pipeline, whose script is the one called `mmp` for now."""
     project = render(project_name="Interop", stages=("api",))
     pyproject = project / "pyproject.toml"
     override = "override-dependencies = [\"nvidia-nccl-cu12 ; sys_platform == 'never'\"]\n"
     text = pyproject.read_text()
     pyproject.write_text(text.replace("[tool.uv]\n", f"[tool.uv]\n{override}", 1))
-    package = "modern-ml-pipeline==1.5.0"
-    uv("add", "--quiet", "--no-sync", "--group", "native", package, cwd=project)
+    packages = ("modern-ml-pipeline==1.5.0", "lightgbm")  # the first brings XGBoost
+    uv("add", "--quiet", "--no-sync", "--group", "native", *packages, cwd=project)
     uv("sync", "--quiet", "--no-install-project", cwd=project)
+    theirs = project / ".venv/bin/mmp"
+    shutil.copy(theirs, theirs.with_name("theirs"))
+    uv("sync", "--quiet", cwd=project)
+    return project
+
+
+def test_a_run_of_modern_ml_pipeline_is_served(interop: Path, tmp_path: Path) -> None:
+    """Trained with the published package's own command; both `mmp` in one environment."""
     shutil.copy(ROOT / "template/data/penguins.csv", tmp_path)
     (tmp_path / "config.yaml").write_text(MMP_CONFIG)
     (tmp_path / "recipe.yaml").write_text(MMP_RECIPE)
-    theirs = project / ".venv/bin/mmp"
     trained = run(
-        *(theirs, "train", "-r", "recipe.yaml", "-c", "config.yaml", "-d", "penguins.csv"),
+        *(
+            interop / ".venv/bin/theirs",
+            "train",
+            "-r",
+            "recipe.yaml",
+            "-c",
+            "config.yaml",
+            "-d",
+            "penguins.csv",
+        ),
         cwd=tmp_path,
     )
     run_id = trained.stdout.partition("Run ID: ")[2].split()[0]
-    uv("sync", "--quiet", cwd=project)
 
     with serve(
-        project, "--run-id", run_id, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db"
+        interop, "--run-id", run_id, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db"
     ) as http:
         schema = http.get("/openapi.json").json()["components"]["schemas"]["PredictionRequest"]
         assert schema["required"][:3] == ["penguin_id", "island", "bill_length_mm"]
@@ -304,7 +371,7 @@ def test_a_run_of_modern_ml_pipeline_is_served(render: Render, tmp_path: Path) -
         refused = http.post("/predict", json=sample | {"bill_length_mm": "long"})
         assert refused.json()["errors"][0]["pointer"] == "/bill_length_mm"
         assert http.get("/model").json()["engine"]["name"] == "modern-ml-pipeline"
-    shown = run(project / ".venv/bin/python", "-m", "serving", "--help", cwd=project).stdout
+    shown = run(interop / ".venv/bin/python", "-m", "serving", "--help", cwd=interop).stdout
     assert "serve-api" in shown
 
 
