@@ -329,6 +329,8 @@ def interop(render: Render) -> Path:
     pyproject.write_text(text.replace("[tool.uv]\n", f"[tool.uv]\n{override}", 1))
     packages = ("modern-ml-pipeline==1.5.0", "lightgbm")  # the first brings XGBoost
     uv("add", "--quiet", "--no-sync", "--group", "native", *packages, cwd=project)
+    tracing = ("opentelemetry-distro", "opentelemetry-instrumentation-fastapi")
+    uv("add", "--quiet", "--no-sync", "--group", "api", *tracing, cwd=project)
     uv("sync", "--quiet", "--no-install-project", cwd=project)
     theirs = project / ".venv/bin/mmp"
     shutil.copy(theirs, theirs.with_name("theirs"))
@@ -373,6 +375,22 @@ def test_a_run_of_modern_ml_pipeline_is_served(interop: Path, tmp_path: Path) ->
         assert http.get("/model").json()["engine"]["name"] == "modern-ml-pipeline"
     shown = run(interop / ".venv/bin/python", "-m", "serving", "--help", cwd=interop).stdout
     assert "serve-api" in shown
+
+
+def test_requests_are_traced_by_opentelemetry(interop: Path, project: Path, penguins: str) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    others = ("OTEL_METRICS_EXPORTER=none", "OTEL_LOGS_EXPORTER=none")
+    settings = ("OTEL_TRACES_EXPORTER=console", *others)
+    tracer = interop / ".venv/bin/opentelemetry-instrument"
+    command = ("mmp", "serve-api", "--run-id", penguins, "--port", url.rpartition(":")[2])
+    options = ("OTEL_BSP_SCHEDULE_DELAY=100", f"PATH={tracer.parent}")
+    with running("env", *settings, *options, tracer, *command, cwd=project, url=f"{url}/ready"):
+        assert httpx.get(f"{url}/model", trust_env=False).status_code == 200
+        log = project / "other.log"
+        deadline = time.monotonic() + 30
+        while '"name": "GET /model"' not in log.read_text():
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
 
 
 MMP_CONFIG = """
