@@ -1,14 +1,20 @@
 """Column types: the same value means the same in JSON, in an array and in a file."""
 
+import re
+from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from serving.columns import COLUMN_TYPES, Column, parse_datetime, to_array, to_table
+from serving.body import parse_json
+from serving.columns import COLUMN_TYPES, Column, Signature, parse_datetime, to_array, to_table
 from serving.errors import ContractError
+from serving.problem import ProblemError
+from serving.schema import APISchemaGenerator
 
 TYPED = sorted(COLUMN_TYPES.keys() - {"any"})
 TAKEN: dict[str, list[tuple[str, Any]]] = {
@@ -46,6 +52,38 @@ def test_json_values(name: str) -> None:
     for text in REFUSED[name]:
         with pytest.raises(ValidationError):
             adapter.validate_json(text)
+
+
+def rows_of_the_guide() -> Iterator[tuple[str, list[str], list[str], str]]:
+    """Yield type, values taken, values refused and what a missing value is, as README.md says."""
+    guide = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    names = "|".join(TYPED)
+    for line in re.findall(rf"^\| `(?:{names})` \|.*\| `Na[NT]` \|$", guide, re.MULTILINE):
+        name, taken, refused, missing = (
+            re.findall(r"`([^`]+)`", cell) for cell in line.strip("|").split("|")
+        )
+        yield name[0], taken, refused, missing[0]
+
+
+def test_the_guide_has_every_type() -> None:
+    assert sorted(name for name, *_ in rows_of_the_guide()) == TYPED
+
+
+@pytest.mark.parametrize(("name", "taken", "refused", "missing"), list(rows_of_the_guide()))
+def test_the_guide_is_true(name: str, taken: list[str], refused: list[str], missing: str) -> None:
+    signature = Signature((Column("a", name), Column("b", name, required=False)))
+    schema = APISchemaGenerator(None, signature).generate_request_schema()
+    assert taken
+    for value in taken:
+        for body in (f'{{"a": {value}}}', f'{{"a": {value}, "b": null}}'):
+            sample = schema.model_validate(parse_json(body.encode()))
+            table = to_table([list(sample.model_dump().values())], signature.inputs)
+            assert table["a"].dtype == np.dtype(COLUMN_TYPES[name].dtype)
+            assert repr(table["b"].tolist()[0]) == {"NaN": "nan", "NaT": "None"}[missing]
+    assert refused
+    for value in [*refused, "null"]:
+        with pytest.raises((ValidationError, ProblemError)):
+            schema.model_validate(parse_json(f'{{"a": {value}}}'.encode()))
 
 
 @pytest.mark.parametrize("name", TYPED)
