@@ -115,7 +115,8 @@ def ask(container: Container, path: str, body: Any = None) -> Any:
     script = (
         "import os, sys, urllib.request as u; "
         "r = u.Request('http://127.0.0.1:' + os.environ['PORT'] + sys.argv[1], "
-        "sys.argv[2].encode() or None); print(u.urlopen(r).read().decode())"
+        "sys.argv[2].encode() or None, {'Content-Type': 'application/json'}); "
+        "print(u.urlopen(r).read().decode())"
     )
     data = "" if body is None else json.dumps(body)
     answer = container.exec_run(["python", "-c", script, path, data])

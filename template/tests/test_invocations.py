@@ -63,7 +63,7 @@ def test_csv_is_answered(client: TestClient) -> None:
         ({"instances": [ROW], "params": {"a": 1}}, "/params", "not supported"),
         ({"instances": [ROW], "other": 1}, "/other", "not known"),
         ({"instances": []}, "/instances", "must not be empty"),
-        ({"instances": [ROW, 1]}, "/instances/1", "valid dictionary"),
+        ({"instances": [ROW, 1]}, "/instances/1", "must be an object"),
         ({"instances": [ROW | {"x": 1}]}, "/instances/0/x", "is not known here"),
         ({"inputs": {"petal width (cm)": 1}}, "/inputs/petal width (cm)", "a list"),
         ({"inputs": {"a": [1], "b": [1, 2]}}, "/inputs", "one length"),

@@ -9,8 +9,23 @@ from packaging.version import InvalidVersion, Version
 
 from serving.errors import ContractError
 
-# It promises to load what older versions have logged.
-_COMPATIBLE = ("mlflow", "mlflow-skinny")
+# Libraries whose objects models are made of. MLflow may list every library that was installed
+# where the model was trained; another linter does no harm.
+_IN_MODELS = {
+    "catboost",
+    "keras",
+    "lightgbm",
+    "numpy",
+    "pandas",
+    "prophet",
+    "scikit-learn",
+    "scipy",
+    "spacy",
+    "statsmodels",
+    "tensorflow",
+    "torch",
+    "xgboost",
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +44,7 @@ class Library:
             return (
                 self.wanted is not None
                 and self.installed is not None
-                and self.name not in _COMPATIBLE
+                and self.name in _IN_MODELS
                 and Version(self.wanted).major != Version(self.installed).major
             )
         except InvalidVersion:
@@ -39,7 +54,7 @@ class Library:
     def problem(self) -> str | None:
         """What is wrong with it, in words; None where nothing is."""
         wanted = f"{self.name} {self.wanted}" if self.wanted else self.name
-        if self.installed is None and self.name not in _COMPATIBLE:
+        if self.installed is None and self.name in _IN_MODELS:
             return f"trained with {wanted}, which is not installed"
         if self.differs:
             return f"trained with {wanted}, {self.installed} is installed"

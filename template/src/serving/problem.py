@@ -131,6 +131,10 @@ def _rule(error: ErrorDetails) -> str:
             return "is required"
         case "value_error":
             return str(error["ctx"]["error"])
+        case "model_type" | "dict_type":
+            return "must be an object"
+        case "list_type":
+            return "must be an array"
         case "too_short":
             return "must not be empty"
         case "too_long":

@@ -61,6 +61,9 @@ class Service:
         A contract that does not hold is final. On failure the reason is kept, for `/ready`, and
         said in full in the log; it is up to whoever watches `/ready` to start the process again.
         """
+        # Each attempt is a short one: it is here that attempts are repeated.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        logger.info("loading the model")
         give_up = time.monotonic() + self.settings.serving.load_timeout_seconds
         for attempt in itertools.count(1):
             try:

@@ -99,7 +99,7 @@ class ServingSettings(_Section):
         default=300, ge=0, description="How long loading is tried again, for a store that is down"
     )
     unknown_fields: Literal["forbid", "ignore"] = Field(
-        default="forbid", description="What happens to fields that the model does not know"
+        default="forbid", description="`forbid` or `ignore` fields that the model does not know"
     )
     max_body_bytes: int = Field(default=10_000_000, ge=1, description="Largest request body (413)")
     max_batch_rows: int = Field(default=10_000, ge=1, description="Most samples of a batch (422)")
@@ -123,7 +123,7 @@ class ServingSettings(_Section):
     )
     api_key: SecretStr | None = Field(
         default=None,
-        description="Callers must send this key; probes and metrics need none",
+        description="At least 16 characters, which callers must send; not for probes and metrics",
     )
     api_key_header: str = Field(
         default="X-API-Key", pattern=r"^[A-Za-z0-9-]+$", description="The header that it is sent in"
@@ -171,10 +171,11 @@ class LoggingSettings(_Section):
     model_config = SettingsConfigDict(env_prefix="LOG_")
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="From which level on; `DEBUG` also logs requests of probes"
+        default="INFO",
+        description="`DEBUG` (also requests of probes), `INFO`, `WARNING` or `ERROR`",
     )
     format: Literal["text", "json"] = Field(
-        default="text", description="For people, or for machines"
+        default="text", description="`text` for people, `json` for machines"
     )
 
     @field_validator("level", mode="before")

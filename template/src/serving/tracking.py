@@ -15,6 +15,8 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     # What MLflow warns of (pickle, pip versions) is decided here, not news to the user.
     "MLFLOW_LOGGING_LEVEL": "ERROR",
+    # One more line of a log for every file.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 

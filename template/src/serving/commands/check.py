@@ -15,6 +15,7 @@ def run(
     settings = settings_with(config_path)
 
     from serving.model import load_model
+    from serving.schema import label_name
 
     model = load_model(settings)
     engine = model.engine.describe()
@@ -27,6 +28,11 @@ def run(
     for column in model.schemas.columns:
         optional = "" if column.required else ", may be missing"
         print(f"  {column.name}: {model.schemas.role(column)}, {column.type}{optional}")
+    print("answers:")
+    for output in model.schemas.signature.outputs if model.schemas.signature else ():
+        print(f"  {output.name or 'prediction'}: {output.type}")
+    if model.engine.classes:
+        print(f"  probabilities: {', '.join(map(label_name, model.engine.classes))}")
     for library in model.libraries:
         if library.problem:
             print(f"warning: {library.problem}")
