@@ -85,3 +85,11 @@ def wait_until(http: httpx.Client, status: int, server: subprocess.Popen[bytes],
                 return
         time.sleep(0.2)
     raise AssertionError(f"/ready never answered {status}\n{log.read_text()}")
+
+
+def wait_for_workers(http: httpx.Client, count: int) -> None:
+    """Poll `/metrics` until so many workers have the model: `/ready` is one worker's answer."""
+    deadline = time.monotonic() + READY_WITHIN_SECONDS
+    while f"model_ready {count}.0" not in http.get("/metrics").text:
+        assert time.monotonic() < deadline, http.get("/metrics").text
+        time.sleep(0.2)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import Render
 from helpers import uv
-from serving import serve, train
+from serving import serve, train, wait_for_workers
 
 pytestmark = pytest.mark.slow
 
@@ -115,7 +115,8 @@ def test_a_data_set_that_nobody_tuned_for(project: Path, orders: Path) -> None:
             "class": "string/null",
         }
         assert schema["required"] == ["Order No", "placed on", "quantity", "고객 등급", "is-member"]
-        for _ in range(10):  # whichever worker answers has the model
+        wait_for_workers(http, 2)
+        for _ in range(10):
             answer = http.post("/predict", json=schema["example"])
             assert answer.status_code == 200, answer.text
         sample = schema["example"] | {"quantity": 10, "고객 등급": "gold"}

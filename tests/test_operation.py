@@ -17,7 +17,7 @@ import httpx
 import pytest
 from conftest import Render
 from helpers import ROOT, run, uv
-from serving import client, free_port, serve, start, train, wait_until
+from serving import client, free_port, serve, start, train, wait_for_workers, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -110,6 +110,7 @@ def test_no_accepted_request_is_lost_when_sigterm_arrives(
     try:
         with client(port) as http:
             wait_until(http, 200, server, log)
+            wait_for_workers(http, int(workers))
             body = example_of(http)
         threads = [threading.Thread(target=call, args=[body]) for _ in range(32)]
         for thread in threads:
