@@ -23,7 +23,8 @@ from serving.observability import METRICS_DIRECTORY
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the number of series
+# They double the number of series.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -58,7 +59,7 @@ def latest() -> bytes:
     if directory := os.environ.get(METRICS_DIRECTORY):
         _forget_dead_workers(Path(directory))
         registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # untyped
         return generate_latest(registry)
     return generate_latest(REGISTRY)
 
@@ -70,4 +71,4 @@ def _forget_dead_workers(directory: Path) -> None:
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
-            multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+            multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]  # untyped

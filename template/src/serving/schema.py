@@ -91,7 +91,7 @@ class APISchemaGenerator:
 
     def generate_batch_request_schema(self, sample: type[BaseModel]) -> type[BaseModel]:
         """Make the model of many samples; `sample` is the request schema of one."""
-        samples = (list[sample], self._samples)  # type: ignore[valid-type]
+        samples = (list[sample], self._samples)  # type: ignore[valid-type]  # made at run time
         return create_model(
             "BatchPredictionRequest",
             __base__=self._request,
@@ -112,7 +112,7 @@ class APISchemaGenerator:
         return create_model(
             "InvocationRows",
             __base__=Request,
-            rows=(list[row], self._samples),  # type: ignore[valid-type]
+            rows=(list[row], self._samples),  # type: ignore[valid-type]  # made at run time
         )
 
     def generate_invocation_response_schema(self) -> type[BaseModel]:
@@ -122,7 +122,7 @@ class APISchemaGenerator:
             "InvocationResponse",
             __base__=Response,
             __doc__="Answers in the order of the rows.",
-            predictions=(list[prediction], ...),  # type: ignore[valid-type]
+            predictions=(list[prediction], ...),  # type: ignore[valid-type]  # made at run time
         )
 
     def generate_response_schema(self) -> type[BaseModel]:
@@ -167,7 +167,7 @@ class APISchemaGenerator:
             "BatchPredictionResponse",
             __base__=Response,
             __doc__="Answers in the order of the samples.",
-            predictions=(list[answer], ...),  # type: ignore[valid-type]
+            predictions=(list[answer], ...),  # type: ignore[valid-type]  # made at run time
         )
 
     def generate_openapi_spec(self, document: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -306,7 +306,7 @@ class APISchemaGenerator:
             return int if is_label else _answer_type(outputs[0])
         if not all(output.name for output in outputs):
             types = {_answer_type(output) for output in outputs}
-            return list[types.pop() if len(types) == 1 else Any]  # type: ignore[misc]
+            return list[types.pop() if len(types) == 1 else Any]  # type: ignore[misc]  # made at run time
         fields: dict[str, Any] = {
             f"output_{index}": (_answer_type(output), Field(alias=output.name, title=output.name))
             for index, output in enumerate(outputs)
