@@ -30,6 +30,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(title="Model API", lifespan=lifespan, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     problem.install(app)
+    routes.add_predictions(app, service)
     app.include_router(routes.model(service))
     app.include_router(routes.probes(service))
     _add_middleware(app, service)

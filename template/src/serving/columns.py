@@ -165,6 +165,9 @@ class Signature:
     """Empty where the model does not say; one, or several with a name each."""
 
 
+Row = Sequence[Any]
+"""The values of a row in the order of its columns, as Python has them; None is missing."""
+
 Table = dict[str, np.ndarray]
 """Columns by name, each of shape (rows,), of equal length, with the dtypes of `COLUMN_TYPES`.
 
@@ -191,9 +194,9 @@ def to_array(values: Sequence[Any], column: Column, *, exact_integers: bool = Fa
 
 
 def to_table(
-    rows: Iterable[Sequence[Any]], columns: Sequence[Column], *, exact_integers: bool = False
+    rows: Iterable[Row], columns: Sequence[Column], *, exact_integers: bool = False
 ) -> Table:
-    """Build a table from rows, each a sequence of values in the order of `columns`.
+    """Build a table of these columns from rows.
 
     `exact_integers`: see `to_array`.
     """

@@ -1,12 +1,14 @@
 """How a table is predicted. The rest of the project sees only the `Engine` interface."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from serving.columns import Table
+from serving.columns import Column, Row, Table, to_table
 from serving.errors import ModelLoadError
 
 
@@ -23,18 +25,30 @@ class Predictions:
     names: tuple[str, ...] = ()
     """The name of each output, where the model itself gives them."""
 
+    def rows(self, which: slice) -> "Predictions":
+        """The predictions of some of the rows."""
+        probabilities = None if self.probabilities is None else self.probabilities[which]
+        return replace(self, values=self.values[which], probabilities=probabilities)
+
 
 class Engine(Protocol):
     """A loaded model."""
 
     name: str
-    exact_integers: bool
-    """Whether it takes integer columns with gaps as objects, instead of as floats."""
+    independent_rows: bool
+    """Whether a row is answered alike whatever rows stand beside it, as far as can be known: only
+    then may rows of several callers be predicted together."""
+    inline: bool
+    """Whether calls may be made on the event loop: they end, whatever the values."""
     classes: tuple[Any, ...]
     """The labels of a model that gives a probability for each; else empty."""
 
-    def predict(self, table: Table) -> Predictions:
-        """Predict every row of the table, whose columns are the model's inputs."""
+    def reader(self, columns: Sequence[Column]) -> Callable[[Sequence[Row]], Any]:
+        """Make the function that turns rows of these columns into what `predict` takes."""
+        ...
+
+    def predict(self, table: Any) -> Predictions:
+        """Predict every row of a table."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -46,7 +60,8 @@ class SklearnEngine:
     """A model of MLflow's scikit-learn flavour, called directly."""
 
     name = "sklearn"
-    exact_integers = False
+    independent_rows = True
+    inline = False
 
     def __init__(self, path: Path) -> None:
         import mlflow.sklearn
@@ -62,6 +77,9 @@ class SklearnEngine:
             labels = self._estimator.classes_
             # One array of labels for each output of a model of several: no one probability then.
             self.classes = tuple(labels.tolist()) if isinstance(labels, np.ndarray) else ()
+
+    def reader(self, columns: Sequence[Column]) -> Callable[[Sequence[Row]], Table]:
+        return partial(to_table, columns=columns)
 
     def predict(self, table: Table) -> Predictions:
         import pandas as pd
@@ -83,23 +101,30 @@ class SklearnEngine:
 
 
 _INTEGERS = ("integer", "long")
+_BY_ROW = ("mlflow.catboost", "mlflow.lightgbm", "mlflow.sklearn", "mlflow.xgboost")
+"""Libraries whose models look at one row at a time; a function of somebody's may not."""
 
 
 class PyfuncEngine:
     """Any other model that MLflow loads as a Python function, which enforces its signature."""
 
     name = "pyfunc"
-    exact_integers = True
+    inline = False
     classes: tuple[Any, ...] = ()
 
     def __init__(self, path: Path) -> None:
         import mlflow.pyfunc
 
         self._model = mlflow.pyfunc.load_model(str(path))
+        loader = self._model.metadata.flavors["python_function"]["loader_module"]
+        self.independent_rows = loader in _BY_ROW
         schema = self._model.metadata.get_input_schema()
         optional = [column for column in schema or () if not column.required]
         self._integers = {c.name: c.type.to_numpy() for c in optional if c.type.name in _INTEGERS}
         self._booleans = [c.name for c in optional if c.type.name == "boolean"]
+
+    def reader(self, columns: Sequence[Column]) -> Callable[[Sequence[Row]], Table]:
+        return partial(to_table, columns=columns, exact_integers=True)
 
     def predict(self, table: Table) -> Predictions:
         import pandas as pd

@@ -40,8 +40,15 @@ DURATION = Histogram(
 IN_PROGRESS = Gauge(
     "predictions_in_progress", "Predictions in progress or waiting", multiprocess_mode="livesum"
 )
-ROWS = Histogram(
-    "prediction_rows", "Rows of a request", buckets=(1, 2, 5, 10, 100, 1_000, 10_000, 100_000)
+WAITING = Gauge(
+    "predictions_waiting",
+    "Of those, not yet part of a call of the model",
+    multiprocess_mode="livesum",
+)
+_COUNTS = (1, 2, 5, 10, 20, 50, 100, 1_000, 10_000, 100_000)
+ROWS = Histogram("prediction_rows", "Rows of a request", buckets=_COUNTS)
+CALL_ROWS = Histogram(
+    "model_call_rows", "Rows of a call, of one request or several", buckets=_COUNTS
 )
 MODEL_SECONDS = Histogram("model_call_seconds", "Calls of the model", buckets=_SECONDS)
 FAILURES = Counter("model_failures", "Calls that failed, and rows that were refused", ["kind"])

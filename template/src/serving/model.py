@@ -2,35 +2,34 @@
 
 import base64
 import json
-import logging
 import math
 import tempfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import yaml
 from pydantic import BaseModel
-from pydantic_core import to_json
 
-from serving import tracking
-from serving.columns import COLUMN_TYPES, Column, Signature, Table, to_table
+from serving import mlmodel, tracking
+from serving.columns import Row
+from serving.compiled import NotCompiledError, OnnxEngine
 from serving.engines import Engine, Predictions, load_engine
 from serving.environment import Library, check_libraries, libraries_of
 from serving.errors import ContractError, ModelLoadError, RowError
 from serving.metadata import ENTITY_TYPES, RECIPE, REQUEST_EXAMPLE, TRAINING_PROFILE
+from serving.mlmodel import StoredModel
 from serving.modern_ml_pipeline import ModernMLPipelineEngine, is_modern_ml_pipeline
 from serving.schema import APISchemaGenerator, label_name
-from serving.settings import Settings
+from serving.settings import EngineChoice, Settings
 
-if TYPE_CHECKING:
-    from mlflow.models import Model, ModelSignature
-
-logger = logging.getLogger(__name__)
+INLINE_SECONDS = 0.001
+"""A call that is this short runs on the event loop: it delays nobody noticeably."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class ServedModel:
     version: str
     engine: Engine
     schemas: APISchemaGenerator
+    not_compiled: str | None = None
+    """Why the model runs natively although its compiled form was allowed."""
     libraries: tuple[Library, ...] = ()
     files: "tempfile.TemporaryDirectory[str] | None" = None
     """The downloaded files, which the model may read at any time."""
@@ -77,14 +78,47 @@ class ServedModel:
         """The answer in MLflow's protocol."""
         return self.schemas.generate_invocation_response_schema()
 
+    @cached_property
+    def rows(self) -> Callable[[Sequence[BaseModel]], list[Row]]:
+        """Samples -> their values in the order of `schemas.columns`."""
+        values = attrgetter(*(f"column_{index}" for index in range(len(self.schemas.columns))))
+        if len(self.schemas.columns) == 1:
+            return lambda samples: [(values(sample),) for sample in samples]
+        return lambda samples: [values(sample) for sample in samples]
+
+    @cached_property
+    def inline_rows(self) -> int:
+        """So many rows are predicted too quickly for another thread to be worth its while."""
+        if not self.engine.inline:
+            return 0
+        nothing = self._read([(None,) * len(self.schemas.inputs)])
+        seconds = min(_seconds(self.engine.predict, nothing) for _ in range(5))
+        return int(INLINE_SECONDS / seconds)
+
+    @cached_property
+    def _read(self) -> Callable[[Sequence[Row]], Any]:
+        return self.engine.reader(self.schemas.columns[self._context :])
+
+    @cached_property
+    def _context(self) -> int:
+        """How many columns of a request come before those that the model takes."""
+        return len(self.schemas.columns) - len(self.schemas.inputs)
+
     def answer(self, samples: Sequence[BaseModel]) -> list[BaseModel]:
         """Predict validated samples.
 
         Raises `RowError` when the model refuses a sample, and `pydantic.ValidationError` when an
         answer is not what the signature says.
         """
-        rows = self._rows(samples)
-        answers = list(self.answers(self._predict(rows)))
+        rows = self.rows(samples)
+        return self.answers_to(rows, self.predict_or_blame(rows))
+
+    def answers_to(self, rows: Sequence[Row], predictions: Predictions) -> list[BaseModel]:
+        """Give predictions of rows the form of answers, with the rows' entities.
+
+        Raises `pydantic.ValidationError` when an answer is not what the signature says.
+        """
+        answers = list(self.answers(predictions))
         entities = {column.name for column in self.schemas.entities}
         if entities:
             for answer, row in zip(answers, rows, strict=True):
@@ -95,16 +129,25 @@ class ServedModel:
                 }
         return [self.response_schema.model_validate(answer) for answer in answers]
 
-    def invoke(self, rows: Sequence[BaseModel]) -> list[BaseModel]:
-        """Predict validated rows; the one answer of MLflow's protocol, without probabilities.
+    def answer_one(self, rows: Sequence[Row], predictions: Predictions) -> str:
+        """The JSON of one answer; raises as `answers_to`."""
+        [answer] = self.answers_to(rows, predictions)
+        return answer.model_dump_json(by_alias=True)
 
-        Raises as `answer` does.
-        """
-        predictions = list(self._values(self._predict(self._rows(rows))))
-        return [self.invocation_response_schema.model_validate({"predictions": predictions})]
+    def answer_batch(self, rows: Sequence[Row], predictions: Predictions) -> str:
+        """The JSON of many answers; raises as `answers_to`."""
+        answers = self.answers_to(rows, predictions)
+        batch = self.batch_response_schema.model_validate({"predictions": answers})
+        return batch.model_dump_json(by_alias=True)
 
-    def predict(self, table: Table) -> Predictions:
-        """Predict every row of a table of `schemas.inputs`.
+    def answer_invocation(self, _: Sequence[Row], predictions: Predictions) -> str:
+        """The JSON of the answer in MLflow's protocol, without probabilities; raises so, too."""
+        values = list(self._values(predictions))
+        answer = self.invocation_response_schema.model_validate({"predictions": values})
+        return answer.model_dump_json(by_alias=True)
+
+    def predict(self, table: Any) -> Predictions:
+        """Predict every row of a table that the engine takes.
 
         Raises `ValueError` where the model answers probabilities that are no numbers, as some do
         for extreme values: the label is then no more than a guess.
@@ -114,6 +157,22 @@ class ServedModel:
         if probabilities is not None and not np.isfinite(probabilities).all():
             raise ValueError("the probabilities are not finite")
         return predictions
+
+    def predict_rows(self, rows: Sequence[Row]) -> Predictions:
+        """Predict rows of `schemas.columns`; raises as `predict` does."""
+        return self.predict(self._read([row[self._context :] for row in rows]))
+
+    def predict_or_blame(self, rows: Sequence[Row]) -> Predictions:
+        """Predict rows of `schemas.columns`.
+
+        Raises `RowError` for the first row that the model refuses to predict.
+        """
+        try:
+            return self.predict_rows(rows)
+        except (ValueError, ArithmeticError) as exc:
+            if self._fails_anyway() or (index := self._first_refused(rows)) is None:
+                raise
+            raise RowError(index) from exc
 
     def answers(self, predictions: Predictions) -> Iterable[dict[str, Any]]:
         """Give each prediction the form of an answer, without entities."""
@@ -132,26 +191,7 @@ class ServedModel:
                     answer["probabilities"] = dict(zip(names, table[index], strict=True))
             yield answer
 
-    def _rows(self, samples: Sequence[BaseModel]) -> list[list[Any]]:
-        fields = [f"column_{index}" for index in range(len(self.schemas.columns))]
-        return [[getattr(sample, field) for field in fields] for sample in samples]
-
-    def _predict(self, rows: Sequence[Sequence[Any]]) -> Predictions:
-        """Predict rows of `schemas.columns`; when that fails, find the row that is to blame."""
-        try:
-            return self.predict(self._inputs(rows))
-        except (ValueError, ArithmeticError) as exc:
-            if self._fails_anyway() or (index := self._first_refused(rows)) is None:
-                raise
-            raise RowError(index) from exc
-
-    def _inputs(self, rows: Sequence[Sequence[Any]]) -> Table:
-        inputs = self.schemas.inputs
-        skip = len(self.schemas.columns) - len(inputs)
-        cut = [row[skip:] for row in rows]
-        return to_table(cut, inputs, exact_integers=self.engine.exact_integers)
-
-    def _first_refused(self, rows: Sequence[Sequence[Any]]) -> int | None:
+    def _first_refused(self, rows: Sequence[Row]) -> int | None:
         """Halve the rows until one is left that the model refuses alone; None if there is none."""
         first, last = 0, len(rows)
         while last - first > 1:
@@ -161,7 +201,7 @@ class ServedModel:
 
     def _fails_anyway(self) -> bool:
         """Whether even the example fails, so that no row is to blame."""
-        return bool(self._example) and self._refuses(self._rows(self._example))
+        return bool(self._example) and self._refuses(self.rows(self._example))
 
     @cached_property
     def _example(self) -> list[BaseModel]:
@@ -172,9 +212,9 @@ class ServedModel:
         body = json.dumps(self.schemas.example)
         return [self.request_schema.model_validate_json(body)]
 
-    def _refuses(self, rows: Sequence[Sequence[Any]]) -> bool:
+    def _refuses(self, rows: Sequence[Row]) -> bool:
         try:
-            self.predict(self._inputs(rows))
+            self.predict_rows(rows)
         except (ValueError, ArithmeticError):
             return True
         return False
@@ -220,7 +260,7 @@ class ServedModel:
             "run_id": self.run_id,
             "model_version": self.version,
             "task": self.schemas.task,
-            "engine": self.engine.describe(),
+            "engine": self.engine.describe() | {"not_compiled": self.not_compiled},
             "recipe": recipe.model_dump(mode="json", exclude_unset=True) if recipe else None,
             "signature": {
                 "inputs": [
@@ -238,8 +278,12 @@ class ServedModel:
         }
 
 
-def load_model(settings: Settings) -> ServedModel:
+def load_model(settings: Settings, engine: EngineChoice | None = None) -> ServedModel:
     """Load the model that the settings name, check its contract and warm it up.
+
+    Args:
+        settings: which model, from where.
+        engine: which engine runs it, instead of the one that the settings name.
 
     Raises `ModelLoadError` when it cannot be found or loaded, and `ContractError` when its recipe
     and its signature do not agree; either message is one sentence.
@@ -250,7 +294,7 @@ def load_model(settings: Settings) -> ServedModel:
         raise ModelLoadError(f"cannot load the model {uri}: there is no such directory")
     source = f" from {settings.mlflow.tracking_uri}" if is_address else ""
     try:
-        return _load(uri, settings)
+        return _load(uri, settings, engine or settings.serving.engine)
     except ContractError as exc:
         why = f": {tracking.first_line(exc.__cause__)}" if exc.__cause__ else ""
         raise ContractError(f"model {tracking.shown(uri)}: {exc}{why}") from exc
@@ -259,141 +303,77 @@ def load_model(settings: Settings) -> ServedModel:
         raise ModelLoadError(message + tracking.first_line(exc)) from exc
 
 
-def _load(uri: str, settings: Settings) -> ServedModel:
-    tracking.connect(settings)
-    from mlflow.artifacts import download_artifacts
-    from mlflow.models import Model
-
+def _load(uri: str, settings: Settings, choice: EngineChoice) -> ServedModel:
     files = None
     path = Path(uri).resolve()  # MLflow follows no links
     if not path.is_dir():
         files = tempfile.TemporaryDirectory()
-        path = Path(download_artifacts(artifact_uri=uri, dst_path=files.name))
-    metadata = Model.load(str(path))
+        path = tracking.download(settings, uri, files.name)
+    stored = mlmodel.read(path)
     libraries = libraries_of(path)
-    if not settings.serving.allow_other_versions:
-        check_libraries(libraries)
-    engine = _engine(path, metadata)
-    signature = read_signature(metadata.signature)
-    logged = metadata.metadata or {}
+    not_compiled = None
+    try:
+        engine: Engine = _compiled_engine(stored, choice)
+    except NotCompiledError as exc:
+        if choice == "onnx":
+            raise ContractError(f"engine onnx: {exc}") from exc.__cause__
+        not_compiled = str(exc) if choice == "auto" else None
+        if not settings.serving.allow_other_versions:
+            check_libraries(libraries)
+        tracking.connect(settings)
+        engine = _native_engine(stored)
+    signature, logged = stored.signature, stored.metadata
     if isinstance(engine, ModernMLPipelineEngine):
-        signature, logged = engine.signature(signature), engine.logged(metadata, path)
+        signature, logged = engine.signature(signature), engine.logged(stored)
     model = ServedModel(
         uri=uri,
-        model_id=metadata.model_id,
-        run_id=metadata.run_id,
-        version=_version(metadata, path),
+        model_id=stored.model_id,
+        run_id=stored.run_id,
+        version=stored.version,
         schemas=APISchemaGenerator(
             logged.get(RECIPE),
             signature,
             entity_types=logged.get(ENTITY_TYPES),
-            example=logged.get(REQUEST_EXAMPLE) or _input_example(metadata, path),
+            example=logged.get(REQUEST_EXAMPLE) or stored.example,
             classes=engine.classes,
             profile=logged.get(TRAINING_PROFILE),
             unknown_fields=settings.serving.unknown_fields,
             max_batch_rows=settings.serving.max_batch_rows,
         ),
         engine=engine,
+        not_compiled=not_compiled,
         libraries=libraries,
         files=files,
     )
     # The schemas of requests are made now, not for the first caller.
     _ = model.batch_request_schema, model.invocation_schema
     model.warm_up()
+    _ = model.inline_rows
     return model
 
 
-def _engine(path: Path, metadata: "Model") -> Engine:
+def _seconds(call: Callable[[Any], Any], argument: Any) -> float:
+    started = time.perf_counter()
+    call(argument)
+    return time.perf_counter() - started
+
+
+def _compiled_engine(stored: StoredModel, choice: EngineChoice) -> OnnxEngine:
+    if choice == "native":
+        raise NotCompiledError("the native engine is chosen")
+    return OnnxEngine(stored)
+
+
+def _native_engine(stored: StoredModel) -> Engine:
     try:
-        if is_modern_ml_pipeline(metadata):
-            return ModernMLPipelineEngine(path)
-        return load_engine(path, metadata.flavors)
+        if is_modern_ml_pipeline(stored):
+            return ModernMLPipelineEngine(stored.path)
+        return load_engine(stored.path, stored.flavors)
     except ModuleNotFoundError as exc:
         raise ContractError(
             f"it needs the Python module '{exc.name}', which is not installed here; "
             "add its package: uv add --group native PACKAGE"
         ) from exc
-
-
-def _input_example(metadata: "Model", path: Path) -> dict[str, Any] | None:
-    """The first row of the input example that MLflow keeps with a model, None without one."""
-    import pandas as pd
-
-    try:
-        rows = metadata.load_input_example(str(path))
-        if not isinstance(rows, pd.DataFrame) or rows.empty:
-            return None
-        [record] = rows.head(1).astype(object).to_dict(orient="records")
-        row = {str(name): _plain(value) for name, value in record.items()}
-        return dict(json.loads(to_json(row)))
-    except Exception as exc:  # whatever a file of somebody else's may hold
-        logger.warning("the model's input example cannot be read: %s", tracking.first_line(exc))
-        return None
-
-
-def read_signature(signature: "ModelSignature | None") -> Signature | None:
-    """Translate MLflow's signature.
-
-    Raises `ContractError` for inputs that are no named columns of scalars.
-    """
-    if signature is None or signature.inputs is None:
-        return None
-    if signature.inputs.is_tensor_spec() or not signature.inputs.has_input_names():
-        raise ContractError("the model's signature has no named columns; log it with a DataFrame")
-    inputs = tuple(
-        Column(spec.name, _type_name(spec.type), spec.required) for spec in signature.inputs.inputs
-    )
-    return Signature(inputs, _outputs(signature.outputs))
-
-
-def _outputs(schema: Any) -> tuple[Column, ...]:
-    """What the model answers for each row; empty where its signature does not say it."""
-    if schema is None:
-        return ()
-    if not schema.is_tensor_spec():
-        types = [(spec.name or "", _type_name(spec.type), spec.required) for spec in schema.inputs]
-        known = all(type_ in COLUMN_TYPES for _, type_, _ in types)
-        return tuple(Column(*one) for one in types) if known else ()
-    [tensor, *others] = schema.inputs
-    type_ = _array_type(tensor.type)
-    _, *shape = tensor.shape
-    count = 1 if not shape else shape[0]
-    if others or type_ is None or len(shape) > 1 or count < 1:
-        return ()
-    return (Column("", type_),) * count
-
-
-def _array_type(dtype: Any) -> str | None:
-    """The column type of a NumPy array, None for one that has none."""
-    match dtype.kind:
-        case "b":
-            return "boolean"
-        case "i" | "u":
-            return "long"
-        case "f":
-            return "double"
-        case "U":
-            return "string"
-        case "M":
-            return "datetime"
-        case "O":
-            return "any"
-    return None
-
-
-def _type_name(type_: Any) -> str:
-    name = getattr(type_, "name", str(type_))
-    return name if name in COLUMN_TYPES else str(type_)
-
-
-def _version(metadata: "Model", path: Path) -> str:
-    """`name/version` of a registered model, else the logged model's id."""
-    registered = path / "registered_model_meta"
-    if registered.is_file():
-        fields = yaml.safe_load(registered.read_text(encoding="utf-8"))
-        if fields.get("model_name"):
-            return f"{fields['model_name']}/{fields['model_version']}"
-    return metadata.model_id or metadata.model_uuid or path.name
 
 
 def _plain(value: Any) -> Any:

@@ -8,20 +8,20 @@ the roles of the columns only; the whole recipe is an artifact of the run.
 
 import json
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import yaml
 
-from serving.columns import Column, Signature, Table
+from serving.columns import Column, Row, Signature, Table, to_table
 from serving.engines import Predictions
 from serving.errors import ContractError
 from serving.metadata import RECIPE, REQUEST_EXAMPLE
-
-if TYPE_CHECKING:
-    from mlflow.models import Model
+from serving.mlmodel import StoredModel
 
 RECIPE_SNAPSHOT = "training_artifacts/recipe_snapshot.yaml"
 
@@ -29,17 +29,18 @@ _ROLES = ("entity_columns", "feature_columns", "target_column", "timestamp_colum
 _OUTPUT_TYPES = {"b": "boolean", "i": "long", "u": "long", "f": "double"}
 
 
-def is_modern_ml_pipeline(metadata: "Model") -> bool:
+def is_modern_ml_pipeline(model: StoredModel) -> bool:
     """Whether that package logged the model, as far as can be told without loading it."""
-    loader = metadata.flavors.get("python_function", {}).get("loader_module")
-    return loader == "mlflow.pyfunc.model" and "data_schema" in (metadata.metadata or {})
+    loader = model.flavors.get("python_function", {}).get("loader_module")
+    return loader == "mlflow.pyfunc.model" and "data_schema" in model.metadata
 
 
 class ModernMLPipelineEngine:
     """Its `PyfuncWrapper`, called directly."""
 
     name = "modern-ml-pipeline"
-    exact_integers = False
+    independent_rows = False  # steps such as forward_fill look at the rows before
+    inline = False
 
     def __init__(self, path: Path) -> None:
         import mlflow.pyfunc
@@ -54,6 +55,9 @@ class ModernMLPipelineEngine:
         self._labels = np.asarray(getattr(self._estimator, "classes_", ()))
         gives = self._classify and hasattr(self._estimator, "predict_proba")
         self.classes: tuple[Any, ...] = tuple(self._labels.tolist()) if gives else ()
+
+    def reader(self, columns: Sequence[Column]) -> Callable[[Sequence[Row]], Table]:
+        return partial(to_table, columns=columns)
 
     def predict(self, table: Table) -> Predictions:
         import pandas as pd
@@ -80,11 +84,11 @@ class ModernMLPipelineEngine:
         type_ = _OUTPUT_TYPES.get(self._labels.dtype.kind, "string")
         return replace(logged, outputs=(Column("", type_),))
 
-    def logged(self, metadata: "Model", path: Path) -> dict[str, Any]:
+    def logged(self, model: StoredModel) -> dict[str, Any]:
         """What this project's own training logs as metadata: the recipe, and an example."""
-        recipe = self._recipe(_snapshot(metadata))
+        recipe = self._recipe(_snapshot(model))
         entities = recipe["data"]["data_interface"].get("entity_columns") or []
-        return {RECIPE: recipe, REQUEST_EXAMPLE: _request_example(path, entities)}
+        return {RECIPE: recipe, REQUEST_EXAMPLE: _request_example(model.path, entities)}
 
     def _recipe(self, snapshot: dict[str, Any] | None) -> dict[str, Any]:
         """The part of the recipe that serving needs: of the run, or else what the model keeps."""
@@ -120,14 +124,14 @@ def _request_example(path: Path, entities: list[str]) -> dict[str, Any] | None:
     return None
 
 
-def _snapshot(metadata: "Model") -> dict[str, Any] | None:
+def _snapshot(model: StoredModel) -> dict[str, Any] | None:
     from mlflow.artifacts import load_text
     from mlflow.exceptions import MlflowException
 
-    if metadata.run_id is None:
+    if model.run_id is None:
         return None
     try:
-        text = load_text(f"runs:/{metadata.run_id}/{RECIPE_SNAPSHOT}")
+        text = load_text(f"runs:/{model.run_id}/{RECIPE_SNAPSHOT}")
     except (MlflowException, OSError):
         return None  # served from a directory or a copy: its run is out of reach
     content: dict[str, Any] = yaml.safe_load(text)

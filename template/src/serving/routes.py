@@ -6,11 +6,16 @@ from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from serving import invocations, metrics, problem
 from serving.body import JSON, media_type, parse_json, read_body, require_json
+from serving.columns import Row
+from serving.engines import Predictions
 from serving.errors import RowError
 from serving.model import ServedModel
 from serving.problem import Location, ProblemError
@@ -84,7 +89,7 @@ def probes(service: Service) -> APIRouter:
 
 
 def model(service: Service) -> APIRouter:
-    """What is served, and its predictions."""
+    """What is served."""
     router = APIRouter(tags=["model"])
     Served = Annotated[ServedModel, Depends(service.require_model)]
 
@@ -107,52 +112,87 @@ def model(service: Service) -> APIRouter:
 
         return Response(VERSION, media_type="text/plain")
 
-    @router.post("/predict", summary="Predict one sample", **_documented("Prediction"))
-    async def predict(model: Served, request: Request) -> Response:
+    return router
+
+
+class PredictionRoute(APIRoute):
+    """A route that FastAPI documents, and that is called without its work for each request.
+
+    Resolving parameters and dependencies costs more than a compiled model, and there are none.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await endpoint(Request(scope, receive))
+            await response(scope, receive, send)
+
+        self.app = app
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] != "http" or scope["path"] != self.path:
+            return super().matches(scope)
+        match = Match.FULL if scope["method"] == "POST" else Match.PARTIAL
+        return match, {"endpoint": self.endpoint, "path_params": {}, "route": self}
+
+
+def add_predictions(app: FastAPI, service: Service) -> None:
+    """Add the routes that predict."""
+
+    async def predict(request: Request) -> Response:
+        model = service.require_model()
         require_json(request)
         parse = partial(_one, model.request_schema)
-        [answer] = await _predict(service, request, parse, model.answer, lambda _: ())
-        return Response(answer.model_dump_json(by_alias=True), media_type=JSON)
+        return await _predict(service, request, parse, model.answer_one, lambda _: ())
 
-    @router.post(
-        "/predict/batch",
-        summary="Predict many samples; answers come in their order",
-        **_documented("BatchPrediction"),
-    )
-    async def predict_batch(model: Served, request: Request) -> Response:
+    async def predict_batch(request: Request) -> Response:
+        model = service.require_model()
         require_json(request)
         parse = partial(_many, model.batch_request_schema)
-        answers = await _predict(
-            service, request, parse, model.answer, lambda index: ("samples", index)
+        return await _predict(
+            service, request, parse, model.answer_batch, lambda index: ("samples", index)
         )
-        batch = model.batch_response_schema.model_validate({"predictions": answers})
-        return Response(batch.model_dump_json(by_alias=True), media_type=JSON)
 
-    @router.post(
-        "/invocations", summary="Predict rows, in MLflow's protocol", **_documented("Invocation")
-    )
-    async def invoke(model: Served, request: Request) -> Response:
+    async def invoke(request: Request) -> Response:
+        model = service.require_model()
         parse = partial(invocations.parse, model, media_type(request))
-        [answer] = await _predict(service, request, parse, model.invoke, lambda index: (index,))
-        return Response(answer.model_dump_json(by_alias=True), media_type=JSON)
+        return await _predict(
+            service, request, parse, model.answer_invocation, lambda index: (index,)
+        )
 
-    return router
+    routes = [
+        ("/predict", predict, "Predict one sample", "Prediction"),
+        (
+            "/predict/batch",
+            predict_batch,
+            "Predict many samples; answers come in their order",
+            "BatchPrediction",
+        ),
+        ("/invocations", invoke, "Predict rows, in MLflow's protocol", "Invocation"),
+    ]
+    app.router.routes[:0] = [  # before all others: they are asked most
+        PredictionRoute(
+            path, endpoint, methods=["POST"], tags=["model"], summary=summary, **_documented(name)
+        )
+        for path, endpoint, summary, name in routes
+    ]
 
 
 async def _predict(
     service: Service,
     request: Request,
     parse: Callable[[bytes], list[BaseModel]],
-    call: Callable[[Sequence[BaseModel]], list[Any]],
+    answer: Callable[[Sequence[Row], Predictions], str],
     locate: Callable[[int], Location],
-) -> list[Any]:
+) -> Response:
     """Read, validate and predict a request within all limits.
 
     Args:
         service: the model and its limits.
         request: the request, whose body is not read yet.
         parse: the body -> validated samples.
-        call: samples -> what is to be answered.
+        answer: rows and their predictions -> what is answered, as JSON.
         locate: the index of a sample -> where it is in the body.
 
     Raises `ProblemError`: 408 body too slow, 413 too large, 422 invalid, 500 the model failed,
@@ -173,32 +213,36 @@ async def _predict(
             ) from None
         # Only now: callers who are slow to send keep nobody else from being answered.
         with service.one_prediction():
-            return await _answer(service, deadline, body, parse, call, locate)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await _answer(service, body, parse, answer)
+            except TimeoutError:
+                raise ProblemError(
+                    HTTPStatus.GATEWAY_TIMEOUT, f"the model did not answer {within}"
+                ) from None
+            except RowError as exc:
+                rule = "the model cannot predict from these values"
+                raise problem.invalid_values([(locate(exc.index), rule)]) from None
 
 
 async def _answer(
     service: Service,
-    deadline: float,
     body: bytes,
     parse: Callable[[bytes], list[BaseModel]],
-    call: Callable[[Sequence[BaseModel]], list[Any]],
-    locate: Callable[[int], Location],
-) -> list[Any]:
+    answer: Callable[[Sequence[Row], Predictions], str],
+) -> Response:
     """Validate and predict a body; see `_predict`."""
-    try:
-        async with asyncio.timeout_at(deadline):
-            is_large = len(body) > LARGE_BODY_BYTES
-            samples = await asyncio.to_thread(parse, body) if is_large else parse(body)
-            metrics.ROWS.observe(len(samples))
-            return await service.call(partial(call, samples))
-    except TimeoutError:
-        seconds = service.settings.serving.request_timeout_seconds
-        raise ProblemError(
-            HTTPStatus.GATEWAY_TIMEOUT, f"the model did not answer within {seconds:g} s"
-        ) from None
-    except RowError as exc:
-        rule = "the model cannot predict from these values"
-        raise problem.invalid_values([(locate(exc.index), rule)]) from None
+    is_large = len(body) > LARGE_BODY_BYTES
+    samples = await asyncio.to_thread(parse, body) if is_large else parse(body)
+    metrics.ROWS.observe(len(samples))
+    rows = service.require_model().rows(samples)
+    predictions = await service.predict(rows)
+    text = (
+        await asyncio.to_thread(answer, rows, predictions)
+        if is_large
+        else answer(rows, predictions)
+    )
+    return Response(text, media_type=JSON)
 
 
 def _one(schema: type[BaseModel], body: bytes) -> list[BaseModel]:

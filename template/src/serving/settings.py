@@ -30,6 +30,8 @@ from serving.errors import ConfigError
 
 DEFAULT_CONFIG = Path("configs/development.yaml")
 
+EngineChoice = Literal["auto", "native", "onnx"]
+
 
 class _Section(BaseSettings):
     """Part of a config file; a set, non-empty environment variable overrides its key."""
@@ -88,6 +90,11 @@ class ServingSettings(_Section):
     model_uri: str | None = Field(
         default=None, description="Model that is served, instead of a run"
     )
+    engine: EngineChoice = Field(
+        default="auto",
+        description="`onnx`: the compiled model; `native`: the model itself; `auto`: the compiled "
+        "one where it is there",
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on")
     workers: int = Field(default=1, ge=1, description="Server processes")
@@ -103,6 +110,11 @@ class ServingSettings(_Section):
     )
     max_body_bytes: int = Field(default=10_000_000, ge=1, description="Largest request body (413)")
     max_batch_rows: int = Field(default=10_000, ge=1, description="Most samples of a batch (422)")
+    max_shared_rows: int = Field(
+        default=256,
+        ge=1,
+        description="Most rows of waiting requests that the model predicts in one call",
+    )
     max_concurrent_requests: int = Field(
         default=100,
         ge=1,

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+from pathlib import Path
 from types import ModuleType
 
 from serving.settings import Settings
@@ -28,6 +29,14 @@ def connect(settings: Settings) -> ModuleType:
 
     mlflow.set_tracking_uri(settings.mlflow.tracking_uri)
     return mlflow
+
+
+def download(settings: Settings, uri: str, directory: str) -> Path:
+    """Copy the artifacts at an MLflow URI into the directory; returns where they are there."""
+    connect(settings)
+    from mlflow.artifacts import download_artifacts
+
+    return Path(download_artifacts(artifact_uri=uri, dst_path=directory))
 
 
 def shown(text: str) -> str:

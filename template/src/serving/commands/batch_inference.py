@@ -46,5 +46,5 @@ def run(
 
     check_format(data_path)
     check_format(output_path)
-    rows = predict_file(load_model(settings), data_path, output_path)
+    rows = predict_file(load_model(settings, "native"), data_path, output_path)
     print(f"{rows} rows predicted: {output_path}")

@@ -11,13 +11,20 @@ from serving.commands._options import (
     choose_model,
     settings_with,
 )
-from serving.settings import DEFAULT_CONFIG
+from serving.settings import DEFAULT_CONFIG, EngineChoice
 
 
 def run(
     run_id: RunId = None,
     model_uri: ModelUri = None,
     config_path: ConfigPath = DEFAULT_CONFIG,
+    engine: Annotated[
+        EngineChoice | None,
+        typer.Option(
+            help="The compiled model (onnx), the model itself (native), or the compiled one where "
+            "it is there (auto).  [env var: ENGINE]"
+        ),
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [env var: HOST]")] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port to listen on.  [env var: PORT]")
@@ -31,7 +38,7 @@ def run(
     POST /predict takes one sample; /docs names every column and its type.
     """
     choose_model(run_id, model_uri)
-    settings = settings_with(config_path, HOST=host, PORT=port, WORKERS=workers)
+    settings = settings_with(config_path, ENGINE=engine, HOST=host, PORT=port, WORKERS=workers)
 
     from serving.server import serve
 

@@ -197,6 +197,6 @@ def _prove(run_id: str, settings: Settings) -> None:
     """Load the logged model as the server does, which predicts its example to warm up."""
     serving = settings.serving.model_copy(update={"model_run_id": run_id, "model_uri": None})
     try:
-        load_model(settings.model_copy(update={"serving": serving}))
+        load_model(settings.model_copy(update={"serving": serving}), "native")
     except ServingError as exc:
         raise TrainingError(f"the model was logged, but cannot be served: {exc}") from exc

@@ -1,0 +1,182 @@
+"""The compiled form of a model: an ONNX graph beside it, and the engine that runs it.
+
+`mmp compile` makes it, with a proof that it answers as the model itself does. Serving it needs
+neither scikit-learn nor pandas, and unpickles nothing.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from serving.columns import Column, Row
+from serving.engines import Predictions
+from serving.errors import ServingError
+from serving.mlmodel import StoredModel
+
+DIRECTORY = "compiled"
+GRAPH = "model.onnx"
+DESCRIPTION = "compiled.json"
+
+MISSING_TEXT = "\x00"
+"""What stands for a missing value in a tensor of strings, which has none."""
+
+Feed = dict[str, np.ndarray]
+"""The graph's inputs by name."""
+
+_EPOCH = datetime(1970, 1, 1)
+
+
+class NotCompiledError(ServingError):
+    """There is no compiled form, or it cannot be used; the message is one sentence."""
+
+
+class Compiled(BaseModel):
+    """What the graph takes and answers, and what it was made of: `compiled.json`.
+
+    Its inputs are two matrices instead of one column each, as feeding hundreds by name costs more
+    than most models: `numbers` (float64, shape (rows, numbers); booleans are 0 and 1, date-times
+    seconds since 1970, NaN is missing) and `texts` (string, shape (rows, texts)). A matrix without
+    columns is left out. Its outputs are `label` (int64, shape (rows,), position in `classes`) and,
+    where the model gives them, `probabilities` (shape (rows, classes)); for anything but a
+    classifier `values` (shape (rows,) or (rows, outputs)).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[1] = 1
+    estimator: str
+    """The qualified name of the estimator's class."""
+    source: str
+    """SHA-256 of the file that the model itself is in."""
+    numbers: list[str]
+    texts: list[str]
+    classes: list[bool | int | float | str] | None = None
+    versions: dict[str, str]
+    proof: dict[str, Any]
+
+
+def read(model: StoredModel) -> Compiled:
+    """What is compiled beside a model.
+
+    Raises `NotCompiledError` where there is nothing, or what was made of another model.
+    """
+    file = model.path / DIRECTORY / DESCRIPTION
+    try:
+        compiled = Compiled.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        raise NotCompiledError("the model is not compiled ('mmp compile' does that)") from None
+    except (OSError, ValidationError) as exc:
+        raise NotCompiledError(f"{DIRECTORY}/{DESCRIPTION} cannot be read") from exc
+    native = native_file(model)
+    if native is not None and native.is_file() and digest(native) != compiled.source:
+        raise NotCompiledError(f"{DIRECTORY}/ was made of another model; run 'mmp compile' again")
+    return compiled
+
+
+def native_file(model: StoredModel) -> Path | None:
+    """The file that the scikit-learn model is in; None for a model of another flavour."""
+    name = model.flavors.get("sklearn", {}).get("pickled_model")
+    return model.path / name if name else None
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+class OnnxEngine:
+    """A compiled model in ONNX Runtime, with one thread for each call.
+
+    Raises `NotCompiledError` when the compiled form is not there or cannot be used.
+    """
+
+    name = "onnx"
+    independent_rows = True
+    inline = True
+
+    def __init__(self, model: StoredModel) -> None:
+        self.compiled = read(model)
+        try:
+            import onnxruntime
+        except ImportError:
+            raise NotCompiledError("onnxruntime is not installed here") from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what goes wrong is raised
+        file = model.path / DIRECTORY / GRAPH
+        try:
+            self._session = onnxruntime.InferenceSession(
+                file, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as exc:  # its own kinds have no other base
+            raise NotCompiledError(f"{DIRECTORY}/{GRAPH} cannot be loaded") from exc
+        self.classes: tuple[Any, ...] = tuple(self.compiled.classes or ())
+        self._labels = np.array(self.classes, dtype=object)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def reader(self, columns: Sequence[Column]) -> Callable[[Sequence[Row]], Feed]:
+        """See `Engine.reader`.
+
+        Raises `NotCompiledError` when these are not the columns that were compiled.
+        """
+        positions = {column.name: index for index, column in enumerate(columns)}
+        numbers, texts = self.compiled.numbers, self.compiled.texts
+        if positions.keys() != {*numbers, *texts}:
+            raise NotCompiledError(
+                f"{DIRECTORY}/ was made for other columns; run 'mmp compile' again"
+            )
+        is_text = [positions[name] for name in texts]
+        is_number = [positions[name] for name in numbers]
+        types = [columns[index].type for index in is_number]
+        datetimes = [index for index, type_ in enumerate(types) if type_ == "datetime"]
+        singles = [index for index, type_ in enumerate(types) if type_ == "float"]
+
+        def read_rows(rows: Sequence[Row]) -> Feed:
+            feed = {}
+            if numbers:
+                values = [[row[index] for index in is_number] for row in rows]
+                for index in datetimes:
+                    for row in values:
+                        row[index] = None if row[index] is None else _seconds(row[index])
+                matrix = np.array(values, dtype=np.float64)  # None becomes NaN
+                if singles:
+                    matrix[:, singles] = matrix[:, singles].astype(np.float32)
+                feed["numbers"] = matrix
+            if texts:
+                feed["texts"] = np.array(
+                    [
+                        [MISSING_TEXT if row[index] is None else row[index] for index in is_text]
+                        for row in rows
+                    ],
+                    dtype=object,
+                )
+            return feed
+
+        return read_rows
+
+    def predict(self, table: Feed) -> Predictions:
+        """See `Engine.predict`."""
+        outputs = dict(zip(self._outputs, self._session.run(self._outputs, table), strict=True))
+        if "values" in outputs:
+            return Predictions(outputs["values"])
+        values = self._labels[outputs["label"]]
+        return Predictions(values, outputs.get("probabilities"), self.classes)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Engine.describe`."""
+        return {
+            "name": self.name,
+            "estimator": self.compiled.estimator,
+            "versions": self.compiled.versions,
+            "proof": self.compiled.proof,
+        }
+
+
+def _seconds(value: datetime) -> float:
+    return (value - _EPOCH).total_seconds()

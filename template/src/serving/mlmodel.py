@@ -1,0 +1,137 @@
+"""A model as MLflow keeps it: a directory with the file `MLmodel`, read without MLflow.
+
+Importing MLflow takes longer than all else that a compiled model needs to start, and what is
+wanted of it here is YAML and JSON.
+https://mlflow.org/docs/latest/ml/model/#model-signatures-and-input-examples
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from serving.columns import COLUMN_TYPES, Column, Signature
+from serving.errors import ContractError, ModelLoadError
+
+logger = logging.getLogger(__name__)
+
+FILE = "MLmodel"
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """What `MLmodel` says, and where it lies."""
+
+    path: Path
+    flavors: dict[str, Any]
+    metadata: dict[str, Any]
+    """What was logged with the model, by whoever did."""
+    model_id: str | None
+    run_id: str | None
+    version: str
+    """`name/version` of a registered model, else the logged model's id."""
+    _content: dict[str, Any]
+
+    @property
+    def signature(self) -> Signature | None:
+        """The model's columns; None where it was logged without.
+
+        Raises `ContractError` for inputs that are no named columns of scalars.
+        """
+        signature = self._content.get("signature") or {}
+        inputs = json.loads(signature.get("inputs") or "null")
+        if inputs is None:
+            return None
+        if not all(one.get("name") and one["type"] != "tensor" for one in inputs):
+            raise ContractError(
+                "the model's signature has no named columns; log it with a DataFrame"
+            )
+        outputs = json.loads(signature.get("outputs") or "[]")
+        return Signature(tuple(map(_column, inputs)), _outputs(outputs))
+
+    @property
+    def example(self) -> dict[str, Any] | None:
+        """The first row of the input example, as JSON has it; None without one."""
+        saved = self._content.get("saved_input_example_info") or {}
+        if saved.get("type") != "dataframe" or saved.get("pandas_orient") != "split":
+            return None
+        try:
+            text = (self.path / saved["artifact_path"]).read_text(encoding="utf-8")
+            content = json.loads(text)
+            return dict(zip(content["columns"], content["data"][0], strict=True))
+        except (OSError, ValueError, LookupError, TypeError) as exc:  # a file of somebody else's
+            logger.warning("the model's input example cannot be read: %s", exc)
+            return None
+
+
+def read(path: Path) -> StoredModel:
+    """Read the model directory `path`.
+
+    Raises `ModelLoadError` when it holds no model.
+    """
+    try:
+        content = yaml.load((path / FILE).read_text(encoding="utf-8"), _LOADER)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is no YAML"
+        raise ModelLoadError(f"{FILE}: {reason}") from exc
+    if not isinstance(content, dict) or not isinstance(content.get("flavors"), dict):
+        raise ModelLoadError(f"{FILE}: has no flavors")
+    model_id = content.get("model_id")
+    return StoredModel(
+        path=path,
+        flavors=content["flavors"],
+        metadata=content.get("metadata") or {},
+        model_id=model_id,
+        run_id=content.get("run_id"),
+        version=_registered(path) or model_id or content.get("model_uuid") or path.name,
+        _content=content,
+    )
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _registered(path: Path) -> str | None:
+    file = path / "registered_model_meta"
+    if not file.is_file():
+        return None
+    fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return f"{fields['model_name']}/{fields['model_version']}" if fields.get("model_name") else None
+
+
+def _column(spec: dict[str, Any]) -> Column:
+    return Column(spec.get("name") or "", spec["type"], spec.get("required", True))
+
+
+def _outputs(specs: list[dict[str, Any]]) -> tuple[Column, ...]:
+    """What the model answers for each row; empty where its signature does not say it."""
+    if any(spec["type"] == "tensor" for spec in specs):
+        return _array_outputs(specs)
+    known = all(spec["type"] in COLUMN_TYPES for spec in specs)
+    return tuple(map(_column, specs)) if known else ()
+
+
+def _array_outputs(specs: list[dict[str, Any]]) -> tuple[Column, ...]:
+    [spec, *others] = specs
+    type_ = _ARRAY_TYPES.get(np.dtype(spec["tensor-spec"]["dtype"]).kind)
+    _, *shape = spec["tensor-spec"]["shape"]
+    count = 1 if not shape else shape[0]
+    if others or type_ is None or len(shape) > 1 or count < 1:
+        return ()
+    return (Column("", type_),) * count
+
+
+_ARRAY_TYPES = {
+    "b": "boolean",
+    "i": "long",
+    "u": "long",
+    "f": "double",
+    "U": "string",
+    "M": "datetime",
+    "O": "any",
+}
+"""The column type of a NumPy array, by its kind."""
