@@ -22,8 +22,9 @@ DIRECTORY = "compiled"
 GRAPH = "model.onnx"
 DESCRIPTION = "compiled.json"
 
-MISSING_TEXT = "\x00"
-"""What stands for a missing value in a tensor of strings, which has none."""
+MISSING_TEXT = "\uffff"
+"""What stands for a missing value in a tensor of strings, which has none: no character of any
+text. A zero byte would not do, as ONNX Runtime cuts constants there."""
 
 Feed = dict[str, np.ndarray]
 """The graph's inputs by name."""
@@ -43,7 +44,8 @@ class Compiled(BaseModel):
     seconds since 1970, NaN is missing) and `texts` (string, shape (rows, texts)). A matrix without
     columns is left out. Its outputs are `label` (int64, shape (rows,), position in `classes`) and,
     where the model gives them, `probabilities` (shape (rows, classes)); for anything but a
-    classifier `values` (shape (rows,) or (rows, outputs)).
+    classifier `values` (shape (rows,) or (rows, outputs)). A graph cannot raise: for a row that
+    the model refuses, the label is -1 and all else NaN.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -116,9 +118,10 @@ class OnnxEngine:
             )
         except Exception as exc:  # its own kinds have no other base
             raise NotCompiledError(f"{DIRECTORY}/{GRAPH} cannot be loaded") from exc
-        self.classes: tuple[Any, ...] = tuple(self.compiled.classes or ())
-        self._labels = np.array(self.classes, dtype=object)
+        labels = self.compiled.classes or []
+        self._labels = np.array(labels, dtype=object)
         self._outputs = [output.name for output in self._session.get_outputs()]
+        self.classes: tuple[Any, ...] = tuple(labels) if "probabilities" in self._outputs else ()
 
     def reader(self, columns: Sequence[Column]) -> Callable[[Sequence[Row]], Feed]:
         """See `Engine.reader`.
@@ -161,8 +164,14 @@ class OnnxEngine:
         return read_rows
 
     def predict(self, table: Feed) -> Predictions:
-        """See `Engine.predict`."""
+        """See `Engine.predict`.
+
+        Raises `ValueError` where the model refuses a row.
+        """
         outputs = dict(zip(self._outputs, self._session.run(self._outputs, table), strict=True))
+        refused = np.isnan(outputs["values"]) if "values" in outputs else outputs["label"] < 0
+        if refused.any():
+            raise ValueError("the model refuses a row")
         if "values" in outputs:
             return Predictions(outputs["values"])
         values = self._labels[outputs["label"]]
