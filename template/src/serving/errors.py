@@ -25,6 +25,10 @@ class TrainingError(ServingError):
     """The estimator could not be made or fitted, or what was logged does not load again."""
 
 
+class CompilationError(ServingError):
+    """A model cannot be compiled, or its compiled form does not answer as it does."""
+
+
 class ModelLoadError(ServingError):
     """A model could not be found or loaded."""
 

@@ -252,6 +252,8 @@ class Model(Section):
     library: str | None = None
     calibration: Calibration = Calibration()
     hyperparameters: Hyperparameters = Hyperparameters()
+    compile: bool = False
+    """Whether training also does what `mmp compile` does, where it can."""
 
 
 class Evaluation(Section):

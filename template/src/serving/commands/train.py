@@ -47,6 +47,8 @@ def run(
     print(f"rows: {rows}" + (f", {result.dropped} without target left out" * bool(result.dropped)))
     for name, value in result.metrics.items():
         print(f"{name}: {value:.4f}")
+    if result.compiled:
+        print(f"compiled: {result.compiled}")
     print(f"model_id: {result.model_id}")
     print(f"run_id: {result.run_id}")
     print(f"\nNext: uv run mmp serve-api --run-id {result.run_id}")

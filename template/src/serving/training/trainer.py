@@ -35,6 +35,8 @@ class TrainingResult:
     dropped: int
     """Rows left out because they have no target."""
     metrics: dict[str, float]
+    compiled: str | None
+    """Whether the model was compiled, and why not; None where the recipe does not ask for it."""
 
 
 def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> TrainingResult:
@@ -68,7 +70,9 @@ def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> 
             metrics = _evaluate(pipeline, recipe, data, parts, chosen)
             mlflow.log_metrics(metrics)
             model_id = _log_model(pipeline, recipe, data)
-            _prove(run.info.run_id, settings)
+            served = _settings_of(run.info.run_id, settings)
+            _prove(served)
+            compiled = _compile(served, path) if recipe.model.compile else None
     except (mlflow.MlflowException, OSError) as exc:
         uri = tracking.shown(settings.mlflow.tracking_uri)
         raise TrainingError(f"MLflow at {uri} failed: {tracking.first_line(exc)}") from exc
@@ -78,6 +82,7 @@ def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> 
         rows={name: len(rows) for name, rows in parts.items()},
         dropped=data.dropped,
         metrics=metrics,
+        compiled=compiled,
     )
 
 
@@ -193,10 +198,26 @@ def _requirements(recipe: Recipe) -> list[str]:
     return [f"{name}=={version(name)}" for name in sorted(names)]
 
 
-def _prove(run_id: str, settings: Settings) -> None:
-    """Load the logged model as the server does, which predicts its example to warm up."""
+def _settings_of(run_id: str, settings: Settings) -> Settings:
+    """The settings that serve the run's model."""
     serving = settings.serving.model_copy(update={"model_run_id": run_id, "model_uri": None})
+    return settings.model_copy(update={"serving": serving})
+
+
+def _prove(settings: Settings) -> None:
+    """Load the logged model as the server does, which predicts its example to warm up."""
     try:
-        load_model(settings.model_copy(update={"serving": serving}), "native")
+        load_model(settings, engine="native")
     except ServingError as exc:
         raise TrainingError(f"the model was logged, but cannot be served: {exc}") from exc
+
+
+def _compile(settings: Settings, data_path: Path) -> str:
+    """Compile the model; one that cannot be is served as it is."""
+    from serving.compilation.compiler import compile_model
+
+    try:
+        compiled = compile_model(settings, data_path)
+    except ServingError as exc:
+        return f"no, {exc}"
+    return f"yes, {compiled.proof['rows']} rows get the same answers"

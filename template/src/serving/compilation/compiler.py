@@ -1,0 +1,201 @@
+"""Compile a logged model, prove it and store it beside the model."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from serving import mlmodel, tracking
+from serving.columns import Column, Row
+from serving.compiled import (
+    DESCRIPTION,
+    DIRECTORY,
+    GRAPH,
+    Compiled,
+    NotCompiledError,
+    OnnxEngine,
+    digest,
+    native_file,
+)
+from serving.engines import SklearnEngine
+from serving.errors import CompilationError, ServingError
+from serving.mlmodel import StoredModel
+from serving.model import ServedModel, load_model
+from serving.settings import Settings
+from serving.tables import is_csv, read_table, require_columns, to_table
+
+LONGEST_REASON = 200
+"""Characters of a library's own message."""
+
+_LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime")
+
+
+def compile_model(settings: Settings, data_path: Path | None = None) -> Compiled:
+    """Convert the model that the settings name, prove it on data and store it.
+
+    Args:
+        settings: which model, and where it is kept.
+        data_path: a CSV or Parquet file; by default the one that the model's recipe names.
+
+    Returns what was stored in the model's directory `compiled/`.
+
+    Raises `CompilationError` naming what cannot be converted, or where the answers differ, and
+    other errors of a `ServingError` for models and data that cannot be read. Nothing is stored
+    then.
+    """
+    uri = settings.serving.model
+    shown = tracking.shown(uri)
+    with tempfile.TemporaryDirectory() as scratch:
+        directory, native = _load(settings, uri, Path(scratch) / "model")
+        stored = mlmodel.read(directory)
+        target = Path(uri).resolve() if Path(uri).is_dir() else None
+        if target is None and stored.model_id is None:
+            raise CompilationError(
+                f"model {shown}: it was logged before MLflow 3, which could not add to a model; "
+                "download it, and compile the directory"
+            )
+        try:
+            compiled = _compile(stored, native, data_path, Path(scratch) / DIRECTORY)
+        except CompilationError as exc:
+            raise CompilationError(f"model {shown} cannot be compiled: {exc}") from exc
+        _store(Path(scratch) / DIRECTORY, target, stored, settings)
+    return compiled
+
+
+def _load(settings: Settings, uri: str, scratch: Path) -> tuple[Path, ServedModel]:
+    """The model's directory, and the model as it is served without being compiled."""
+    if ":" not in uri or Path(uri).is_dir():
+        return Path(uri).resolve(), load_model(settings, engine="native")
+    scratch.mkdir()
+    try:
+        directory = tracking.download(settings, uri, str(scratch))
+    except Exception:
+        load_model(settings, engine="native")  # says it in one sentence
+        raise
+    serving = settings.serving.model_copy(
+        update={"model_uri": str(directory), "model_run_id": None}
+    )
+    try:
+        native = load_model(settings.model_copy(update={"serving": serving}), engine="native")
+    except ServingError as exc:
+        raise type(exc)(str(exc).replace(str(directory), tracking.shown(uri))) from exc
+    return directory, native
+
+
+def _compile(
+    stored: StoredModel, native: ServedModel, data_path: Path | None, directory: Path
+) -> Compiled:
+    source = native_file(stored)
+    if not isinstance(native.engine, SklearnEngine) or source is None:
+        flavors = ", ".join(stored.flavors)
+        raise CompilationError(f"it has the flavours {flavors}; sklearn is needed")
+    columns = native.schemas.inputs
+    try:
+        import mlflow.sklearn
+        import onnx
+
+        from serving.compilation.convert import convert
+        from serving.compilation.proof import prove
+    except ImportError as exc:
+        raise CompilationError(
+            f"the Python module '{exc.name}' is not installed here: uv sync --group compile"
+        ) from exc
+    model: Any = mlflow.sklearn.load_model(str(stored.path))
+    with _one_sentence("it cannot be converted"):
+        conversion = convert(model, columns)
+
+    path, rows = _rows(native, columns, data_path)
+    directory.mkdir()
+    onnx.save(conversion.model, directory / GRAPH)
+    compiled = Compiled(
+        estimator=conversion.estimator,
+        source=digest(source),
+        numbers=conversion.numbers,
+        texts=conversion.texts,
+        classes=conversion.classes,
+        versions={name: version(name) for name in _LIBRARIES},
+        proof={},
+    )
+    _write(compiled, directory)
+    try:
+        engine = OnnxEngine(replace(stored, path=directory.parent))
+    except NotCompiledError as exc:
+        why = tracking.first_line(exc.__cause__)[:LONGEST_REASON] if exc.__cause__ else ""
+        raise CompilationError(f"{exc}{why and f' ({why})'}") from exc
+    with _one_sentence("it cannot be proved"):
+        proof = prove(native.engine, engine, columns, rows, str(path))
+    compiled = compiled.model_copy(update={"proof": proof.model_dump(mode="json")})
+    _write(compiled, directory)
+    return compiled
+
+
+@contextlib.contextmanager
+def _one_sentence(what: str) -> Iterator[None]:
+    """Turn whatever libraries raise, on models that nobody has foreseen, into one."""
+    try:
+        yield
+    except ServingError:
+        raise
+    except Exception as exc:
+        reason = f"{type(exc).__name__}: {tracking.first_line(exc)}"
+        raise CompilationError(f"{what} ({reason[:LONGEST_REASON]})") from exc
+
+
+def _write(compiled: Compiled, directory: Path) -> None:
+    content = json.dumps(compiled.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (directory / DESCRIPTION).write_text(f"{content}\n", encoding="utf-8")
+
+
+def _rows(
+    native: ServedModel, columns: list[Column], data_path: Path | None
+) -> tuple[Path, list[Row]]:
+    """The file, and its rows as requests would have them: without those that no request is."""
+    path = data_path or _recipe_data(native)
+    frame = read_table(path, as_text=[column.name for column in columns])
+    required = [column.name for column in columns if column.required]
+    require_columns(frame, required, path, "which the model needs")
+    frame = frame.dropna(subset=required).reset_index(drop=True)
+    if frame.empty:
+        raise CompilationError(f"in {path} no row has all values that the model requires")
+    table = to_table(frame, columns, path, from_text=is_csv(path))
+    values = [
+        [None if value != value else value for value in table[column.name].tolist()]
+        for column in columns
+    ]
+    return path, list(zip(*values, strict=True))
+
+
+def _recipe_data(native: ServedModel) -> Path:
+    recipe = native.schemas.recipe
+    source = recipe.data.loader.source_uri if recipe else None
+    if source and Path(source).is_file():
+        return Path(source)
+    found = f"'{tracking.shown(source)}' is no file here" if source else "its recipe names none"
+    raise CompilationError(
+        f"its answers are compared on data, and {found}; give --data-path FILE (DATA_PATH)"
+    )
+
+
+def _store(made: Path, target: Path | None, stored: StoredModel, settings: Settings) -> None:
+    if target is not None:
+        try:
+            shutil.rmtree(target / DIRECTORY, ignore_errors=True)
+            shutil.copytree(made, target / DIRECTORY)
+        except OSError as exc:
+            raise CompilationError(f"{target} cannot be written: {exc.strerror or exc}") from exc
+        return
+    tracking.connect(settings)
+    from mlflow import MlflowClient
+
+    try:
+        MlflowClient().log_model_artifacts(str(stored.model_id), str(made), DIRECTORY)
+    except Exception as exc:
+        raise CompilationError(
+            f"the compiled form could not be stored with the logged model {stored.model_id}: "
+            f"{tracking.first_line(exc)}"
+        ) from exc

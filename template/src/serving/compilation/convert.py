@@ -1,0 +1,101 @@
+"""From a fitted scikit-learn model to an ONNX graph."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.pipeline import Pipeline
+
+from serving.columns import Column
+from serving.compilation.estimators import Answer, predict
+from serving.compilation.features import Feature, Kind
+from serving.compilation.graph import Graph
+from serving.compilation.transformers import transform
+from serving.errors import CompilationError
+
+_KINDS: dict[str, Kind] = {"string": "text", "datetime": "datetime"}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A graph with the meaning of its inputs and outputs; see `serving.compiled.Compiled`."""
+
+    model: onnx.ModelProto
+    estimator: str
+    numbers: list[str]
+    texts: list[str]
+    classes: list[Any] | None
+
+
+def convert(model: Any, columns: Sequence[Column]) -> Conversion:
+    """Convert a fitted model that takes a DataFrame of these columns.
+
+    Raises `CompilationError` naming the part that cannot be converted, and why.
+    """
+    for column in columns:
+        if column.type in ("any", "binary"):
+            raise CompilationError(f"the column '{column.name}' has the type {column.type}")
+    texts = [column.name for column in columns if column.type == "string"]
+    others = [column.name for column in columns if column.type != "string"]
+    graph = Graph()
+    features = []
+    for column in columns:
+        is_text = column.type == "string"
+        names = texts if is_text else others
+        features.append(
+            Feature(
+                "texts" if is_text else "numbers",
+                names.index(column.name),
+                len(names),
+                _KINDS.get(column.type, "number"),
+                column.name,
+                column.type == "float",
+            )
+        )
+    estimator, answer = _convert(graph, model, features)
+    inputs: dict[str, tuple[int, int]] = {}
+    if others:
+        inputs["numbers"] = (TensorProto.DOUBLE, len(others))
+    if texts:
+        inputs["texts"] = (TensorProto.STRING, len(texts))
+    classes = None if answer.label is None else estimator.classes_.tolist()
+    return Conversion(
+        model=graph.model(inputs, _outputs(graph, answer)),
+        estimator=f"{type(estimator).__module__}.{type(estimator).__qualname__}",
+        numbers=others,
+        texts=texts,
+        classes=classes,
+    )
+
+
+def _convert(graph: Graph, model: Any, features: list[Feature]) -> tuple[Any, Answer]:
+    """The estimator at the end of the model, and its answer."""
+    if isinstance(model, BaseSearchCV):
+        return _convert(graph, model.best_estimator_, features)
+    if isinstance(model, Pipeline):
+        for _, step in model.steps[:-1]:
+            features = transform(graph, step, features)
+        return _convert(graph, model.steps[-1][1], features)
+    return model, predict(graph, model, features)
+
+
+def _outputs(graph: Graph, answer: Answer) -> dict[str, str]:
+    outputs = {}
+    faults = graph.faults
+    for name in ("label", "probabilities", "values"):
+        tensor = getattr(answer, name)
+        if tensor is None:
+            continue
+        if faults is not None and name == "label":
+            refused = graph.add("Reshape", graph.add("IsNaN", faults), np.array([-1]))
+            tensor = graph.add("Where", refused, np.array(-1), tensor)
+        elif faults is not None:
+            tensor = graph.add("Add", tensor, faults)
+        if name == "values" and answer.outputs == 1:
+            tensor = graph.add("Reshape", tensor, np.array([-1]))
+        outputs[name] = tensor
+    return outputs

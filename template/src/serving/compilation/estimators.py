@@ -1,0 +1,368 @@
+"""What scikit-learn's estimators do, in ONNX.
+
+Linear models, networks and trees are written out here, in the precision that scikit-learn has;
+others go through skl2onnx.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper
+from sklearn.base import is_classifier, is_regressor
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+    StackingClassifier,
+    StackingRegressor,
+    VotingClassifier,
+    VotingRegressor,
+)
+from sklearn.linear_model import (
+    GammaRegressor,
+    LogisticRegression,
+    LogisticRegressionCV,
+    PoissonRegressor,
+    SGDClassifier,
+    TweedieRegressor,
+)
+from sklearn.linear_model._base import LinearClassifierMixin, LinearModel
+from sklearn.tree import (
+    DecisionTreeClassifier,
+    DecisionTreeRegressor,
+    ExtraTreeClassifier,
+    ExtraTreeRegressor,
+)
+
+from serving.compilation import trees
+from serving.compilation.features import (
+    Feature,
+    features_of,
+    numbers,
+    refuse_not_finite,
+    to_double,
+    to_single,
+)
+from serving.compilation.graph import ML, Graph
+from serving.compilation.others import predict_with_skl2onnx
+from serving.errors import CompilationError
+
+Features = list[Feature]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Tensors that an estimator answers with."""
+
+    label: str | None = None
+    """Position of the class, int64, shape (rows,)."""
+    probabilities: str | None = None
+    """Shape (rows, classes)."""
+    values: str | None = None
+    """Shape (rows, outputs)."""
+    outputs: int = 1
+
+
+def predict(graph: Graph, estimator: Any, features: Features) -> Answer:
+    """Convert a fitted classifier or regressor.
+
+    Raises `CompilationError` naming what cannot be converted.
+    """
+    name = type(estimator).__name__
+    # Estimators that are not scikit-learn's own may not say what they are for.
+    tells = hasattr(estimator, "__sklearn_tags__")
+    if not tells or not (is_classifier(estimator) or is_regressor(estimator)):
+        raise CompilationError(f"{name} is neither a classifier nor a regressor of scikit-learn")
+    if is_classifier(estimator) and not isinstance(estimator.classes_, np.ndarray):
+        raise CompilationError(f"{name} has several outputs of classes")
+    answer = _converter(estimator)(graph, estimator, features)
+    if answer.values is None:
+        return answer
+    outputs = _count_outputs(estimator, len(features))
+    values = graph.add("Reshape", answer.values, np.array([-1, outputs]))
+    return Answer(values=values, outputs=outputs)
+
+
+def _count_outputs(estimator: Any, width: int) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the names that these features do not have
+        values = np.asarray(estimator.predict(np.zeros((1, width))))
+    return values.size
+
+
+_Converter = Callable[[Graph, Any, Features], Answer]
+
+
+def _converter(estimator: Any) -> _Converter:
+    if convert := _CONVERTERS.get(type(estimator)):
+        return convert
+    kind = type(estimator)
+    if getattr(kind, "predict", None) is LinearModel.predict:
+        return _linear_regressor
+    if getattr(kind, "predict", None) is LinearClassifierMixin.predict and not hasattr(
+        estimator, "predict_proba"
+    ):
+        return _linear_classifier
+    return _classifier if is_classifier(estimator) else _regressor
+
+
+def _linear(graph: Graph, estimator: Any, features: Features) -> str:
+    """Shape (rows, outputs)."""
+    x = numbers(graph, features, estimator)
+    refuse_not_finite(graph, x, len(features))
+    weights = np.atleast_2d(np.asarray(estimator.coef_, dtype=np.float64)).T
+    bias = np.atleast_1d(np.asarray(estimator.intercept_, dtype=np.float64))
+    return graph.add("Gemm", x, weights, bias)
+
+
+def _linear_regressor(graph: Graph, estimator: Any, features: Features) -> Answer:
+    return Answer(values=_linear(graph, estimator, features))
+
+
+def _log_linear(graph: Graph, estimator: Any, features: Features) -> Answer:
+    link = type(estimator._base_loss.link).__name__
+    if link not in ("LogLink", "IdentityLink"):
+        raise CompilationError(f"{type(estimator).__name__} has the link {link}")
+    raw = _linear(graph, estimator, features)
+    return Answer(values=graph.add("Exp", raw) if link == "LogLink" else raw)
+
+
+def _linear_classifier(graph: Graph, estimator: Any, features: Features) -> Answer:
+    return Answer(_choice(graph, _linear(graph, estimator, features), len(estimator.classes_)))
+
+
+def _logistic(graph: Graph, estimator: Any, features: Features) -> Answer:
+    raw = _linear(graph, estimator, features)
+    classes = len(estimator.classes_)
+    label = _choice(graph, raw, classes)
+    if classes > 2 and not _is_one_vs_rest(estimator):
+        return Answer(label, graph.add("Softmax", raw, axis=1))
+    return Answer(label, _one_vs_rest(graph, raw, classes))
+
+
+def _is_one_vs_rest(estimator: Any) -> bool:
+    if isinstance(estimator, SGDClassifier):
+        return True
+    # Older releases of scikit-learn have other ways than the default.
+    return getattr(estimator, "multi_class", None) == "ovr" or estimator.solver == "liblinear"
+
+
+def _one_vs_rest(graph: Graph, raw: str, classes: int) -> str:
+    if classes <= 2:
+        return _both(graph, graph.add("Sigmoid", raw))
+    # Shares of tiny numbers: `Sigmoid` is right to 1e-16, and not relative to them.
+    exponential = graph.add("Exp", graph.add("Neg", raw))
+    positive = graph.add("Div", np.array(1.0), graph.add("Add", exponential, np.array(1.0)))
+    total = graph.add("ReduceSum", positive, np.array([1]), keepdims=1)
+    none = graph.add("Equal", total, np.array(0.0))  # then scikit-learn takes all for as likely
+    return graph.add("Where", none, np.array(1 / classes), graph.add("Div", positive, total))
+
+
+def _sgd(graph: Graph, estimator: Any, features: Features) -> Answer:
+    if estimator.loss == "log_loss":
+        return _logistic(graph, estimator, features)
+    if estimator.loss == "modified_huber":
+        return _classifier(graph, estimator, features)
+    return _linear_classifier(graph, estimator, features)
+
+
+def _choice(graph: Graph, raw: str, classes: int, *, zero_is_positive: bool = False) -> str:
+    """The class that decision values are for, of shape (rows,)."""
+    if classes > 2:
+        return graph.add("ArgMax", raw, axis=1, keepdims=0)
+    comparison = "GreaterOrEqual" if zero_is_positive else "Greater"
+    positive = graph.add(comparison, raw, np.array(0.0))
+    flat = graph.add("Reshape", positive, np.array([-1]))
+    return graph.add("Cast", flat, to=TensorProto.INT64)
+
+
+def _both(graph: Graph, positive: str) -> str:
+    """The probabilities of both classes from that of the second."""
+    negative = graph.add("Sub", np.array(1.0), positive)
+    return graph.add("Concat", negative, positive, axis=1)
+
+
+def _tree_inputs(graph: Graph, estimator: Any, features: Features, *, missing: bool) -> str:
+    """What scikit-learn's trees compare: numbers rounded to single precision."""
+    x = to_single(graph, numbers(graph, features, estimator))
+    if missing:
+        infinite = graph.add("IsInf", x)
+        faults = graph.add("Where", infinite, np.array(np.nan), np.array(0.0))
+        graph.refuse_unless_zero(graph.add("ReduceSum", faults, np.array([1]), keepdims=1))
+    else:
+        refuse_not_finite(graph, x, len(features), np.float32)
+    return to_double(graph, x)
+
+
+def _forest(graph: Graph, estimator: Any, features: Features) -> Answer:
+    """One tree, or the mean of many."""
+    parts = getattr(estimator, "estimators_", [estimator])
+    missing = parts[0]._support_missing_values(np.zeros((1, 1)))
+    x = _tree_inputs(graph, estimator, features, missing=missing)
+    ensemble = [trees.of_sklearn(part.tree_) for part in parts]
+    count = np.array(float(len(parts)))
+    if is_classifier(estimator):
+        label, sums = trees.vote(graph, x, ensemble)
+        return Answer(label, graph.add("Div", to_double(graph, sums), count))
+    if ensemble[0].value.shape[1] == 1:
+        sums = trees.add_up(graph, x, ensemble, [0] * len(ensemble))
+    else:
+        sums = to_double(graph, trees.add_up_many(graph, x, ensemble))
+    return Answer(values=graph.add("Div", sums, count))
+
+
+def _boosting(graph: Graph, estimator: Any, features: Features) -> Answer:
+    if estimator.init_ != "zero" and type(estimator.init_).__name__ not in (
+        "DummyClassifier",
+        "DummyRegressor",
+    ):
+        raise CompilationError(
+            f"{type(estimator).__name__} starts from a {type(estimator.init_).__name__}"
+        )
+    start = estimator._raw_predict_init(np.zeros((1, len(features)), np.float32))
+    x = _tree_inputs(graph, estimator, features, missing=False)
+    stages = estimator.estimators_
+    ensemble = [trees.of_sklearn(one.tree_, estimator.learning_rate) for one in stages.ravel()]
+    targets = list(range(stages.shape[1])) * len(stages)
+    raw = graph.add("Add", trees.add_up(graph, x, ensemble, targets), start)
+    if not is_classifier(estimator):
+        return Answer(values=raw)
+    classes = len(estimator.classes_)
+    label = _choice(graph, raw, classes, zero_is_positive=True)
+    if classes > 2:
+        return Answer(label, graph.add("Softmax", raw, axis=1))
+    if estimator.loss == "exponential":
+        raw = graph.add("Mul", raw, np.array(2.0))
+    return Answer(label, _both(graph, graph.add("Sigmoid", raw)))
+
+
+def _histogram_boosting(graph: Graph, estimator: Any, features: Features) -> Answer:
+    name = type(estimator).__name__
+    if estimator.is_categorical_ is not None and estimator.is_categorical_.any():
+        raise CompilationError(
+            f"{name} splits by categories itself; encode them in an earlier step instead"
+        )
+    x = numbers(graph, features, estimator)
+    stages = estimator._predictors
+    ensemble = [trees.of_histogram(one.nodes) for stage in stages for one in stage]
+    targets = list(range(len(stages[0]))) * len(stages)
+    sums = trees.add_up(graph, x, ensemble, targets)
+    raw = graph.add("Add", sums, np.asarray(estimator._baseline_prediction, dtype=np.float64))
+    if is_classifier(estimator):
+        classes = len(estimator.classes_)
+        label = _choice(graph, raw, classes)
+        if classes > 2:
+            return Answer(label, graph.add("Softmax", raw, axis=1))
+        return Answer(label, _both(graph, graph.add("Sigmoid", raw)))
+    if estimator.loss in ("poisson", "gamma"):
+        raw = graph.add("Exp", raw)
+    return Answer(values=raw)
+
+
+def _voting(graph: Graph, estimator: Any, features: Features) -> Answer:
+    """The mean of what several estimators answer."""
+    if is_classifier(estimator) and estimator.voting == "hard":
+        raise CompilationError(f"{type(estimator).__name__} counts labels; set voting to soft")
+    answers = [predict(graph, part, features) for part in estimator.estimators_]
+    tensors = [one.probabilities or one.values or "" for one in answers]
+    weights = estimator._weights_not_none or [1.0] * len(tensors)
+    weighted = [
+        graph.add("Mul", t, np.array(float(w))) for t, w in zip(tensors, weights, strict=True)
+    ]
+    mean = graph.add("Div", graph.add("Sum", *weighted), np.array(float(sum(weights))))
+    if is_classifier(estimator):
+        return Answer(graph.add("ArgMax", mean, axis=1, keepdims=0), mean)
+    return Answer(values=mean)
+
+
+def _stacking(graph: Graph, estimator: Any, features: Features) -> Answer:
+    """An estimator that learns from what others answer."""
+    inputs: Features = []
+    for part, method in zip(estimator.estimators_, estimator.stack_method_, strict=True):
+        answer = predict(graph, part, features)
+        if method == "predict_proba" and answer.probabilities:
+            width = len(part.classes_)
+            # Of two classes one says it all.
+            inputs += features_of(answer.probabilities, width)[1 if width == 2 else 0 :]
+        elif method == "predict" and answer.values:
+            inputs += features_of(answer.values, answer.outputs)
+        else:
+            raise CompilationError(
+                f"{type(estimator).__name__} learns from {method} of {type(part).__name__}"
+            )
+    if estimator.passthrough:
+        inputs += features
+    return predict(graph, estimator.final_estimator_, inputs)
+
+
+def _classifier(graph: Graph, estimator: Any, features: Features) -> Answer:
+    label, *others = predict_with_skl2onnx(graph, estimator, features)
+    classes = estimator.classes_
+    positions = list(range(len(classes)))
+    if classes.dtype.kind in "OU":
+        if not all(isinstance(one, str) for one in classes.tolist()):
+            raise CompilationError(f"{type(estimator).__name__} has classes that are no text")
+        label = graph.add(
+            "LabelEncoder",
+            label,
+            domain=ML,
+            keys_strings=classes.tolist(),
+            values_int64s=positions,
+        )
+    elif classes.dtype.kind in "iu":
+        if classes.tolist() != positions:
+            label = graph.add(
+                "LabelEncoder",
+                label,
+                domain=ML,
+                keys_tensor=helper.make_tensor("k", TensorProto.INT64, [len(classes)], classes),
+                values_tensor=helper.make_tensor("v", TensorProto.INT64, [len(classes)], positions),
+                default_tensor=helper.make_tensor("d", TensorProto.INT64, [1], [0]),
+            )
+    elif classes.dtype.kind == "b":
+        label = graph.add("Cast", label, to=TensorProto.INT64)
+    else:
+        raise CompilationError(
+            f"{type(estimator).__name__} has classes of the type {classes.dtype}"
+        )
+    label = graph.add("Reshape", label, np.array([-1]))
+    has_probabilities = others and hasattr(estimator, "predict_proba")
+    return Answer(label, others[-1] if has_probabilities else None)
+
+
+def _regressor(graph: Graph, estimator: Any, features: Features) -> Answer:
+    return Answer(values=predict_with_skl2onnx(graph, estimator, features)[-1])
+
+
+_CONVERTERS: dict[type, _Converter] = {
+    LogisticRegression: _logistic,
+    LogisticRegressionCV: _logistic,
+    SGDClassifier: _sgd,
+    PoissonRegressor: _log_linear,
+    GammaRegressor: _log_linear,
+    TweedieRegressor: _log_linear,
+    DecisionTreeClassifier: _forest,
+    DecisionTreeRegressor: _forest,
+    ExtraTreeClassifier: _forest,
+    ExtraTreeRegressor: _forest,
+    RandomForestClassifier: _forest,
+    RandomForestRegressor: _forest,
+    ExtraTreesClassifier: _forest,
+    ExtraTreesRegressor: _forest,
+    GradientBoostingClassifier: _boosting,
+    GradientBoostingRegressor: _boosting,
+    HistGradientBoostingClassifier: _histogram_boosting,
+    HistGradientBoostingRegressor: _histogram_boosting,
+    VotingClassifier: _voting,
+    VotingRegressor: _voting,
+    StackingClassifier: _stacking,
+    StackingRegressor: _stacking,
+}

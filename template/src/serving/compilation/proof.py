@@ -1,0 +1,270 @@
+"""The proof that a compiled model answers as the model does: both are asked, row by row."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from serving.columns import Column, Row
+from serving.engines import Engine
+from serving.errors import CompilationError
+
+MOST_ROWS = 10_000
+"""Of the data."""
+MOST_CHANGED = 1_000
+"""For each way of changing rows; at least a few for each column."""
+TOLERANCE = 1e-5
+"""Largest difference of probabilities; of values as a share of them, or of their deviation."""
+_SEED = 0
+_UNKNOWN = ("", "never seen", "\N{SNOWMAN} jamais vu")
+_WHOLE = {"integer": 2**31 - 1, "long": 2**53}
+"""The largest whole numbers that are tried."""
+
+Change = Literal["none", "missing", "unknown", "range"]
+
+
+class Proof(BaseModel):
+    """What was compared, and how far apart the answers were."""
+
+    model_config = ConfigDict(frozen=True)
+
+    data: str
+    """The file that the rows came from."""
+    time: datetime
+    rows: int
+    """How many rows were compared, changed ones included."""
+    rows_of_data: int
+    rows_with_missing: int
+    """Rows in which values were taken away."""
+    rows_with_unknown: int
+    """Rows with a category that was never seen."""
+    rows_out_of_range: int
+    """Rows with a number within the range of those seen, chosen at random, or far beyond it."""
+    rows_refused: int
+    """Rows that both refuse to predict."""
+    largest_difference: float
+    """Of the probabilities, or of the values as a share of them; labels were all equal."""
+
+
+@dataclass(frozen=True)
+class _Case:
+    what: str
+    """Which rows, for messages."""
+    change: Change
+    rows: list[Row]
+
+
+def prove(
+    native: Engine, compiled: Engine, columns: Sequence[Column], rows: Sequence[Row], data: str
+) -> Proof:
+    """Compare the answers to rows of the data, and to many more made of them.
+
+    Args:
+        native: the model.
+        compiled: its compiled form.
+        columns: the columns of the rows.
+        rows: the data, of which at most `MOST_ROWS` are taken.
+        data: where they came from.
+
+    Raises `CompilationError` for the first difference.
+    """
+    random = np.random.default_rng(_SEED)
+    if len(rows) > MOST_ROWS:
+        chosen = random.choice(len(rows), MOST_ROWS, replace=False)
+        rows = [rows[index] for index in np.sort(chosen)]
+    counts: dict[str, int] = dict.fromkeys(("none", "missing", "unknown", "range"), 0)
+    refused, largest, deviation = 0, 0.0, 0.0
+    for case in _cases(columns, rows, random):
+        ours = _ask(native, columns, case.rows)
+        theirs = _ask(compiled, columns, case.rows)
+        if case.change == "none":
+            if ours.refused.all():
+                raise CompilationError(f"the model refuses every row of {data}")
+            deviation = _deviation(ours.values)
+        _compare_refusals(case, ours, theirs)
+        largest = max(largest, _difference(case, ours, theirs, deviation))
+        counts[case.change] += len(case.rows)
+        refused += int(ours.refused.sum())
+    return Proof(
+        data=data,
+        time=datetime.now(UTC).replace(microsecond=0),
+        rows=sum(counts.values()),
+        rows_of_data=counts["none"],
+        rows_with_missing=counts["missing"],
+        rows_with_unknown=counts["unknown"],
+        rows_out_of_range=counts["range"],
+        rows_refused=refused,
+        largest_difference=largest,
+    )
+
+
+def _cases(
+    columns: Sequence[Column], rows: Sequence[Row], random: np.random.Generator
+) -> Iterator[_Case]:
+    yield _Case("rows of the data", "none", [*rows])
+
+    def changed(
+        what: str, change: Change, values: dict[int, Callable[[Any], Any]], count: int
+    ) -> _Case:
+        """Some of the rows, with other values at these positions."""
+        some = random.choice(len(rows), min(count, len(rows)), replace=False)
+        copies = [list(rows[index]) for index in some]
+        for row in copies:
+            for position, value in values.items():
+                row[position] = value(row[position])
+        return _Case(what, change, [tuple(row) for row in copies])
+
+    share = min(200, max(5, MOST_CHANGED // len(columns)))
+    missing: dict[int, Callable[[Any], Any]] = {}
+    other: dict[int, Callable[[Any], Any]] = {}
+    for position, column in enumerate(columns):
+        if not column.required:
+            missing[position] = lambda _: None
+            yield changed(
+                f"rows without '{column.name}'", "missing", {position: missing[position]}, share
+            )
+        if column.type == "string":
+            what = f"rows with a '{column.name}' never seen"
+            unknown = {position: lambda _: _UNKNOWN[random.integers(len(_UNKNOWN))]}
+            yield changed(what, "unknown", unknown, share)
+        seen = [row[position] for row in rows if row[position] is not None]
+        if column.type not in ("string", "boolean") and seen:
+            choose = _numbers(column, seen, random)
+            other[position] = choose
+            what = f"rows with other values of '{column.name}'"
+            yield changed(what, "range", {position: choose}, share)
+    if missing:
+        yield changed("rows without all that may be missing", "missing", missing, 200)
+    if other:
+        yield changed("rows with other numbers", "range", other, MOST_CHANGED)
+
+
+def _numbers(
+    column: Column, seen: Sequence[Any], random: np.random.Generator
+) -> Callable[[Any], Any]:
+    """Draws values between the least and the greatest one seen, and ten times as far out."""
+    low, high = min(seen), max(seen)
+    if column.type == "datetime":
+        span = max(high - low, timedelta(days=1)).total_seconds()
+
+        def date(_: Any) -> Any:
+            seconds = float(
+                random.uniform(0, 1) if random.random() < 0.5 else random.uniform(-2, 3)
+            )
+            try:
+                moment = low + timedelta(seconds=round(span * seconds))
+            except OverflowError:
+                return low
+            return moment
+
+        return date
+
+    span = float(high) - float(low) or abs(float(low)) or 1.0
+
+    def number(_: Any) -> Any:
+        inside = random.random() < 0.5
+        value = float(low) + span * (random.uniform(0, 1) if inside else random.uniform(-10, 11))
+        if not math.isfinite(value):
+            return low
+        if column.type in _WHOLE:
+            return max(-_WHOLE[column.type], min(_WHOLE[column.type], round(value)))
+        return float(np.float32(value)) if column.type == "float" else value
+
+    return number
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The answers to the rows that are not refused."""
+
+    refused: np.ndarray
+    """Shape (rows,)."""
+    values: np.ndarray
+    probabilities: np.ndarray | None
+    classes: tuple[Any, ...]
+
+
+def _ask(engine: Engine, columns: Sequence[Column], rows: Sequence[Row]) -> _Answers:
+    read = engine.reader(columns)
+    refused = np.zeros(len(rows), dtype=bool)
+    values, probabilities = [], []
+
+    def ask(first: int, last: int) -> None:
+        """Predict rows together; where one is refused, halve them."""
+        try:
+            predictions = engine.predict(read(rows[first:last]))
+        except (ValueError, ArithmeticError):
+            if last - first == 1:
+                refused[first] = True
+                return
+            middle = (first + last) // 2
+            ask(first, middle)
+            ask(middle, last)
+            return
+        fine = np.ones(last - first, dtype=bool)
+        if predictions.probabilities is not None:
+            fine = np.isfinite(predictions.probabilities).all(axis=1)  # else it is no answer
+            probabilities.append(predictions.probabilities[fine])
+        refused[first:last] = ~fine
+        values.append(predictions.values[fine])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of unknown categories
+        ask(0, len(rows))
+    return _Answers(
+        refused,
+        np.concatenate(values) if values else np.empty(0),
+        np.concatenate(probabilities) if probabilities else None,
+        engine.classes,
+    )
+
+
+def _compare_refusals(case: _Case, ours: _Answers, theirs: _Answers) -> None:
+    differs = ours.refused != theirs.refused
+    if differs.any():
+        one, other = "the model", "its compiled form"
+        if not ours.refused[differs.argmax()]:
+            one, other = other, one
+        raise CompilationError(f"{one} refuses {case.what} that {other} answers")
+
+
+def _difference(case: _Case, ours: _Answers, theirs: _Answers, deviation: float) -> float:
+    if not len(ours.values):
+        return 0.0
+    if ours.classes != theirs.classes or ours.values.shape != theirs.values.shape:
+        raise CompilationError("the compiled form has other classes or outputs")
+    if ours.values.dtype.kind != "f":
+        unequal = np.array(
+            [one != other for one, other in zip(ours.values, theirs.values, strict=True)]
+        )
+        if unequal.any():
+            raise CompilationError(
+                f"{int(unequal.sum())} of {len(unequal)} {case.what} get another label"
+            )
+        if ours.probabilities is None or theirs.probabilities is None:
+            return 0.0
+        largest = float(np.abs(ours.probabilities - theirs.probabilities).max())
+        what = "probabilities"
+    else:
+        with np.errstate(invalid="ignore"):
+            apart = np.abs(ours.values - theirs.values)
+        apart[ours.values == theirs.values] = 0.0  # infinite ones
+        largest = float((apart / np.maximum(np.abs(ours.values), deviation)).max())
+        what = "values, as a share of them,"
+    if not largest <= TOLERANCE:
+        raise CompilationError(
+            f"for {case.what} the {what} differ by {largest:.2g}, and {TOLERANCE:g} is allowed"
+        )
+    return largest
+
+
+def _deviation(values: np.ndarray) -> float:
+    """Of the values; tiny where they are all alike, so that nothing is divided by zero."""
+    if values.dtype.kind != "f":
+        return 0.0
+    return max(float(np.std(values)), float(np.finfo(np.float64).tiny))

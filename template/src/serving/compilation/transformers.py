@@ -1,0 +1,471 @@
+"""What scikit-learn's transformers do, in ONNX, in double precision as they do it.
+
+Each converter takes a fitted transformer and its features, and returns the features that come of
+it. What no converter is here for goes through skl2onnx, as long as it takes numbers.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import combinations_with_replacement
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from onnx import TensorProto, helper
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import MissingIndicator, SimpleImputer
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.preprocessing import (
+    Binarizer,
+    FunctionTransformer,
+    KBinsDiscretizer,
+    MaxAbsScaler,
+    MinMaxScaler,
+    OneHotEncoder,
+    OrdinalEncoder,
+    PolynomialFeatures,
+    RobustScaler,
+    StandardScaler,
+)
+
+from serving.compilation.features import (
+    Feature,
+    Kind,
+    all_single,
+    features_of,
+    matrix,
+    numbers,
+    refuse_not_finite,
+    refuse_where,
+    rounded,
+)
+from serving.compilation.graph import ML, Graph, text_tensor
+from serving.compilation.others import transform_with_skl2onnx
+from serving.compiled import MISSING_TEXT
+from serving.errors import CompilationError
+
+Features = list[Feature]
+
+
+def transform(graph: Graph, transformer: Any, features: Features) -> Features:
+    """Convert a fitted transformer.
+
+    Raises `CompilationError` naming what cannot be converted.
+    """
+    if transformer is None or isinstance(transformer, str):
+        return [] if transformer == "drop" else features  # else "passthrough"
+    convert = _CONVERTERS.get(type(transformer), transform_with_skl2onnx)
+    result = convert(graph, transformer, features)
+    return _named(transformer, result)
+
+
+def _named(transformer: Any, features: Features) -> Features:
+    """With names, where the transformer is set to answer a DataFrame."""
+    config = getattr(transformer, "_sklearn_output_config", {})
+    if config.get("transform") not in ("pandas", "polars"):
+        return features
+    names = transformer.get_feature_names_out()
+    return [replace(one, name=str(name)) for one, name in zip(features, names, strict=True)]
+
+
+def _pipeline(graph: Graph, pipeline: Pipeline, features: Features) -> Features:
+    for _, step in pipeline.steps:
+        features = transform(graph, step, features)
+    return features
+
+
+def _columns(graph: Graph, transformer: ColumnTransformer, features: Features) -> Features:
+    result = []
+    for _, part, columns in transformer.transformers_:
+        chosen = _choose(features, columns)
+        if chosen and not (isinstance(part, str) and part == "drop"):
+            result += transform(graph, part, chosen)
+    return result
+
+
+def _choose(features: Features, columns: Any) -> Features:
+    if isinstance(columns, slice):
+        if isinstance(columns.start, str) or isinstance(columns.stop, str):
+            raise CompilationError("ColumnTransformer chooses columns by a slice of names")
+        return features[columns]
+    wanted = [columns] if isinstance(columns, str | int) else list(columns)
+    if wanted and all(isinstance(one, bool | np.bool_) for one in wanted):
+        return [feature for feature, is_chosen in zip(features, wanted, strict=True) if is_chosen]
+    by_name = {feature.name: feature for feature in features}
+    try:
+        return [by_name[one] if isinstance(one, str) else features[one] for one in wanted]
+    except (KeyError, IndexError, TypeError):
+        raise CompilationError(
+            f"ColumnTransformer chooses columns that are not among its inputs: {wanted}"
+        ) from None
+
+
+def _union(graph: Graph, union: FeatureUnion, features: Features) -> Features:
+    result = []
+    for _, part in union.transformer_list:
+        if union.transformer_weights:
+            raise CompilationError("FeatureUnion has transformer_weights")
+        result += transform(graph, part, features)
+    return result
+
+
+_FUNCTIONS: dict[Any, str] = {
+    np.log: "Log",
+    np.exp: "Exp",
+    np.sqrt: "Sqrt",
+    np.abs: "Abs",
+    np.sin: "Sin",
+    np.cos: "Cos",
+}
+
+
+def _function(graph: Graph, transformer: FunctionTransformer, features: Features) -> Features:
+    function, given = transformer.func, dict(transformer.kw_args or {})
+    if function is None:
+        return features
+    # Booleans are 0 and 1 in the graph already, and date-times the seconds since 1970 that the
+    # two calls of pandas below make of them.
+    if function == pd.DataFrame.astype and given.get("dtype") in ("float64", "float", float):
+        if all(feature.kind == "number" for feature in features):
+            return features
+    elif function == pd.DataFrame.sub and given == {"other": pd.Timestamp("1970-01-01")}:
+        if all(feature.kind == "datetime" for feature in features):
+            return [replace(feature, kind="duration") for feature in features]
+    elif function == pd.DataFrame.truediv and given == {"other": pd.Timedelta(seconds=1)}:
+        if all(feature.kind == "duration" for feature in features):
+            return [replace(feature, kind="number") for feature in features]
+    elif not given and function in (*_FUNCTIONS, np.log1p, np.square):
+        x = numbers(graph, features, transformer)
+        if function is np.log1p:
+            y = graph.add("Log", graph.add("Add", x, np.array(1.0)))
+        elif function is np.square:
+            y = graph.add("Mul", x, x)
+        else:
+            y = graph.add(_FUNCTIONS[function], x)
+        return features_of(y, len(features))
+    name = getattr(function, "__qualname__", getattr(function, "__name__", repr(function)))
+    raise CompilationError(f"FunctionTransformer calls {name}, which is no function known here")
+
+
+def _imputer(graph: Graph, imputer: SimpleImputer, features: Features) -> Features:
+    result: Features = []
+    missing = imputer.missing_values
+    is_dropped = [_is_nan(value) and _learns(imputer) for value in imputer.statistics_]
+    # Columns of text and of numbers may be filled by one imputer.
+    for is_text in (False, True):
+        own = [
+            (feature, value)
+            for feature, value, dropped in zip(
+                features, imputer.statistics_, is_dropped, strict=True
+            )
+            if (feature.kind == "text") is is_text and not dropped
+        ]
+        if not own:
+            continue
+        chosen, fills = [feature for feature, _ in own], [value for _, value in own]
+        x, flags = _missing(graph, chosen, missing, imputer)
+        if is_text:
+            _require_text(fills, imputer)
+            filling = np.array(fills, dtype=object)
+        else:
+            filling = _as_doubles(fills, imputer)
+            if all_single(features):
+                filling = filling.astype(np.float32).astype(np.float64)
+        filled = graph.add("Where", flags, filling[None, :], x)
+        kind: Kind = "text" if is_text else "number"
+        result += features_of(filled, len(chosen), kind, single=all_single(features))
+    # In the order that they came in.
+    order = [f for f, dropped in zip(features, is_dropped, strict=True) if not dropped]
+    positions = sorted(range(len(order)), key=lambda i: (order[i].kind == "text", i))
+    by_position = dict(zip(positions, result, strict=True))
+    result = [by_position[index] for index in range(len(order))]
+    if imputer.add_indicator:
+        result += _indicator(graph, imputer.indicator_, features)
+    return result
+
+
+def _learns(imputer: SimpleImputer) -> bool:
+    """Whether columns without any value were left out."""
+    return imputer.strategy != "constant" and not imputer.keep_empty_features
+
+
+def _indicator(graph: Graph, indicator: MissingIndicator, features: Features) -> Features:
+    result: Features = []
+    for index in indicator.features_:
+        _, flags = _missing(graph, [features[index]], indicator.missing_values, indicator)
+        result += features_of(graph.add("Cast", flags, to=TensorProto.DOUBLE), 1)
+    return result
+
+
+def _missing(graph: Graph, features: Sequence[Feature], missing: Any, part: Any) -> tuple[str, str]:
+    """The features as one tensor, and whether each value is what stands for a missing one."""
+    if all(feature.kind == "text" for feature in features):
+        x = matrix(graph, features)
+        if not _is_nan(missing) and not isinstance(missing, str):
+            raise CompilationError(f"{type(part).__name__} fills {missing!r} in text")
+        marker = MISSING_TEXT if _is_nan(missing) else missing
+        return x, graph.add("Equal", x, np.array([marker], dtype=object))
+    x = numbers(graph, features, part)
+    if _is_nan(missing):
+        return x, graph.add("IsNaN", x)
+    return x, graph.add("Equal", x, _as_doubles([missing], part))
+
+
+def _standard(graph: Graph, scaler: StandardScaler, features: Features) -> Features:
+    centre = scaler.mean_ if scaler.with_mean else None
+    return _scaled(graph, scaler, features, ("Sub", centre), ("Div", scaler.scale_))
+
+
+def _min_max(graph: Graph, scaler: MinMaxScaler, features: Features) -> Features:
+    result = _scaled(graph, scaler, features, ("Mul", scaler.scale_), ("Add", scaler.min_))
+    return _clipped(graph, result, *scaler.feature_range) if scaler.clip else result
+
+
+def _max_abs(graph: Graph, scaler: MaxAbsScaler, features: Features) -> Features:
+    result = _scaled(graph, scaler, features, ("Div", scaler.scale_))
+    return _clipped(graph, result, -1, 1) if getattr(scaler, "clip", False) else result
+
+
+def _robust(graph: Graph, scaler: RobustScaler, features: Features) -> Features:
+    centre = scaler.center_ if scaler.with_centering else None
+    scale = scaler.scale_ if scaler.with_scaling else None
+    return _scaled(graph, scaler, features, ("Sub", centre), ("Div", scale))
+
+
+def _scaled(
+    graph: Graph, scaler: Any, features: Features, *operations: tuple[str, np.ndarray | None]
+) -> Features:
+    """The operations in turn, each with a number for every column, or None for none at all."""
+    x, single = numbers(graph, features, scaler), all_single(features)
+    for operator, by in operations:
+        if by is not None:
+            x = rounded(graph, graph.add(operator, x, by.astype(np.float64)), single)
+    return features_of(x, len(features), single=single)
+
+
+def _clipped(graph: Graph, features: Features, low: float, high: float) -> Features:
+    x = graph.add("Clip", matrix(graph, features), np.array(float(low)), np.array(float(high)))
+    return features_of(x, len(features), single=all_single(features))
+
+
+def _binarizer(graph: Graph, binarizer: Binarizer, features: Features) -> Features:
+    x = numbers(graph, features, binarizer)
+    refuse_not_finite(graph, x, len(features))
+    flags = graph.add("Greater", x, np.array(float(binarizer.threshold)))
+    return features_of(graph.add("Cast", flags, to=TensorProto.DOUBLE), len(features))
+
+
+def _bins(graph: Graph, bins: KBinsDiscretizer, features: Features) -> Features:
+    """The bin of a value is the number of inner edges that it reaches."""
+    x = numbers(graph, features, bins)
+    refuse_not_finite(graph, x, len(features))
+    inner = [edges[1:-1] for edges in bins.bin_edges_]
+    column = np.repeat(np.arange(len(inner)), [len(edges) for edges in inner])
+    if len(column):
+        repeated = graph.add("Gather", x, column, axis=1)
+        reached = graph.add("GreaterOrEqual", repeated, np.concatenate(inner))
+        counts = np.zeros((len(column), len(inner)))
+        counts[np.arange(len(column)), column] = 1
+        bin_ = graph.add("MatMul", graph.add("Cast", reached, to=TensorProto.DOUBLE), counts)
+    else:
+        bin_ = graph.add("Mul", x, np.array(0.0))
+    if bins.encode == "ordinal":
+        return features_of(bin_, len(features))
+    which = np.repeat(np.arange(len(inner)), bins.n_bins_)
+    value = np.concatenate([np.arange(n, dtype=np.float64) for n in bins.n_bins_])
+    hot = graph.add("Equal", graph.add("Gather", bin_, which, axis=1), value)
+    return features_of(graph.add("Cast", hot, to=TensorProto.DOUBLE), len(which))
+
+
+def _polynomial(graph: Graph, poly: PolynomialFeatures, features: Features) -> Features:
+    """Products of columns, multiplied in scikit-learn's order."""
+    x = numbers(graph, features, poly)
+    count = len(features)
+    refuse_not_finite(graph, x, count)
+    found: dict[tuple[int, ...], Feature] = {
+        (index,): feature for index, feature in enumerate(features_of(x, count))
+    }
+    wanted = [tuple(np.repeat(np.arange(count), row).tolist()) for row in poly.powers_]
+    for degree in range(2, max(map(len, wanted)) + 1):
+        products = [
+            product
+            for product in combinations_with_replacement(range(count), degree)
+            if not poly.interaction_only or len(set(product)) == degree
+        ]
+        rest = matrix(graph, [found[product[1:]] for product in products])
+        first = graph.add("Gather", x, np.array([product[0] for product in products]), axis=1)
+        block = features_of(graph.add("Mul", rest, first), len(products))
+        found |= dict(zip(products, block, strict=True))
+    if () in wanted:
+        ones = graph.add("Add", graph.add("MatMul", x, np.zeros((count, 1))), np.array(1.0))
+        found[()] = features_of(ones, 1)[0]
+    return [found[product] for product in wanted]
+
+
+def _one_hot(graph: Graph, encoder: OneHotEncoder, features: Features) -> Features:
+    """Whether a value is a category: of all columns of a kind with a handful of nodes."""
+    if encoder._infrequent_enabled:
+        raise CompilationError("OneHotEncoder gathers infrequent categories")
+    result: dict[tuple[int, int], Feature] = {}
+    for positions, ids, code_of in _identified(graph, encoder, features):
+        column, wanted, keys = [], [], []
+        for place, position in enumerate(positions):
+            for index, category in enumerate(encoder.categories_[position]):
+                if encoder.drop_idx_ is None or encoder.drop_idx_[position] != index:
+                    column.append(place)
+                    wanted.append(code_of(category))
+                    keys.append((position, index))
+        if not keys:
+            continue
+        repeated = graph.add("Gather", ids, np.array(column), axis=1)
+        hot = graph.add("Equal", repeated, np.array(wanted))
+        block = features_of(graph.add("Cast", hot, to=TensorProto.DOUBLE), len(keys))
+        result |= dict(zip(keys, block, strict=True))
+    if encoder.handle_unknown == "error":
+        _refuse_unknown(graph, encoder, features)
+    return [result[key] for key in sorted(result)]
+
+
+def _ordinal(graph: Graph, encoder: OrdinalEncoder, features: Features) -> Features:
+    """The position of a value among the categories, from one table for all columns of a kind."""
+    if encoder._infrequent_enabled:
+        raise CompilationError("OrdinalEncoder gathers infrequent categories")
+    unknown = np.nan if encoder.handle_unknown == "error" else float(encoder.unknown_value)
+    result: dict[int, Feature] = {}
+    for positions, ids, code_of in _identified(graph, encoder, features):
+        size = 1 + max(
+            (code_of(one) for position in positions for one in encoder.categories_[position]),
+            default=0,
+        )
+        table = np.full((len(positions), size + 1), unknown)  # the last is any other value
+        for place, position in enumerate(positions):
+            for index, category in enumerate(encoder.categories_[position]):
+                missing = position in encoder._missing_indices and _is_nan(category)
+                code = encoder.encoded_missing_value if missing else index
+                table[place, code_of(category)] = code
+        known = graph.add("Where", graph.add("Less", ids, np.array(0)), np.array(size), ids)
+        place_of = graph.add("Add", known, np.arange(len(positions)) * (size + 1))
+        block = features_of(graph.add("Gather", table.ravel(), place_of), len(positions))
+        result |= dict(zip(positions, block, strict=True))
+    if encoder.handle_unknown == "error":
+        _refuse_unknown(graph, encoder, features)
+    return [result[position] for position in range(len(features))]
+
+
+_Identified = tuple[list[int], str, Callable[[Any], int]]
+
+
+def _identified(graph: Graph, encoder: Any, features: Features) -> list[_Identified]:
+    """For text and for numbers: which features, a number for each of their values, and how.
+
+    The numbers are int64, of shape (rows, features); -1 is a value that is no category of any.
+    """
+    groups = []
+    for is_text in (False, True):
+        positions = [i for i, feature in enumerate(features) if (feature.kind == "text") is is_text]
+        if not positions:
+            continue
+        chosen = [features[position] for position in positions]
+        x = matrix(graph, chosen) if is_text else numbers(graph, chosen, encoder)
+        codes: dict[Any, int] = {}
+        for position in positions:
+            for category in encoder.categories_[position]:
+                key = _key(category, is_text, encoder)
+                if key is not None:
+                    codes.setdefault(key, len(codes))
+        ids = _look_up(graph, x, codes, is_text)
+        groups.append((positions, ids, _coder(codes, is_text, encoder)))
+    return groups
+
+
+def _coder(codes: dict[Any, int], is_text: bool, encoder: Any) -> Callable[[Any], int]:
+    # None is a category that no value equals: a missing value is NaN here.
+    none = len(codes)
+    return lambda category: codes.get(_key(category, is_text, encoder), none)
+
+
+_NAN = "nan"
+
+
+def _key(category: Any, is_text: bool, encoder: Any) -> Any:
+    """The category as the graph has it: text, or a number (`_NAN` for NaN, which equals none)."""
+    if category is None:
+        return None
+    if is_text:
+        if _is_nan(category):
+            return MISSING_TEXT
+        _require_text([category], encoder)
+        return str(category)
+    [number] = _as_doubles([category], encoder).tolist()
+    return _NAN if _is_nan(number) else number
+
+
+def _look_up(graph: Graph, x: str, codes: dict[Any, int], is_text: bool) -> str:
+    if is_text:
+        keys = text_tensor(np.array(list(codes), dtype=object))
+    else:
+        doubles = [np.nan if key == _NAN else key for key in codes]
+        keys = helper.make_tensor("", TensorProto.DOUBLE, [len(doubles)], doubles)
+    return graph.add(
+        "LabelEncoder",
+        x,
+        domain=ML,
+        keys_tensor=keys,
+        values_tensor=helper.make_tensor("", TensorProto.INT64, [len(codes)], [*codes.values()]),
+        default_tensor=helper.make_tensor("", TensorProto.INT64, [1], [-1]),
+    )
+
+
+def _refuse_unknown(graph: Graph, encoder: Any, features: Features) -> None:
+    for position, feature in enumerate(features):
+        is_text = feature.kind == "text"
+        keys = (_key(category, is_text, encoder) for category in encoder.categories_[position])
+        codes = {key: index for index, key in enumerate(keys) if key is not None}
+        ids = _look_up(graph, matrix(graph, [feature]), codes, is_text)
+        refuse_where(graph, graph.add("Less", ids, np.array(0)))
+
+
+def _is_nan(value: Any) -> bool:
+    return (isinstance(value, float | np.floating) and bool(np.isnan(value))) or value is pd.NA
+
+
+def _require_text(values: Sequence[Any], part: Any) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise CompilationError(f"{type(part).__name__} knows {value!r} in a column of text")
+        # The one stands for a missing value; at the other, ONNX Runtime cuts constants.
+        if value == MISSING_TEXT or "\0" in value:
+            raise CompilationError(f"{type(part).__name__} knows the text {value!r}")
+
+
+_EXACT = 2**53
+
+
+def _as_doubles(values: Sequence[Any], part: Any) -> np.ndarray:
+    for value in values:
+        if isinstance(value, str):
+            raise CompilationError(f"{type(part).__name__} knows {value!r} in a column of numbers")
+        if isinstance(value, int | np.integer) and abs(int(value)) > _EXACT:
+            raise CompilationError(
+                f"{type(part).__name__} knows the integer {value}, which no double holds exactly"
+            )
+    return np.array([float(value) for value in values])
+
+
+_CONVERTERS: dict[type, Callable[[Graph, Any, Features], Features]] = {
+    Pipeline: _pipeline,
+    ColumnTransformer: _columns,
+    FeatureUnion: _union,
+    FunctionTransformer: _function,
+    SimpleImputer: _imputer,
+    MissingIndicator: _indicator,
+    StandardScaler: _standard,
+    MinMaxScaler: _min_max,
+    MaxAbsScaler: _max_abs,
+    RobustScaler: _robust,
+    Binarizer: _binarizer,
+    KBinsDiscretizer: _bins,
+    PolynomialFeatures: _polynomial,
+    OneHotEncoder: _one_hot,
+    OrdinalEncoder: _ordinal,
+}
