@@ -129,8 +129,10 @@ def test_pyproject_says_what_was_chosen(
     pyproject = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
     assert pyproject["project"]["requires-python"] == f">={python_version}"
     assert (project / ".python-version").read_text() == f"{python_version}\n"
-    assert pyproject["tool"]["uv"]["default-groups"] == ["dev", *stages]
-    assert pyproject["dependency-groups"].keys() == {"native", "mlflow", "dev", *stages}
+    compile_ = ["compile"] if "training" in stages else []
+    assert pyproject["tool"]["uv"]["default-groups"] == ["compiled", *compile_, "dev", *stages]
+    groups = {"http", "native", "compiled", "mlflow", "dev", *compile_, *stages}
+    assert pyproject["dependency-groups"].keys() == groups
 
 
 def test_every_place_for_own_dependencies_is_marked(project: Path) -> None:
