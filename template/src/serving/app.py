@@ -30,7 +30,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(title="Model API", lifespan=lifespan, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     problem.install(app)
-    routes.add_predictions(app, service)
+    app.include_router(routes.predictions(service))
     app.include_router(routes.model(service))
     app.include_router(routes.probes(service))
     _add_middleware(app, service)
@@ -41,6 +41,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _add_middleware(app: FastAPI, service: Service) -> None:
     """What is added last is outermost."""
     serving = service.settings.serving
+    app.add_middleware(routes.Predictions, service=service)
     if serving.api_key:
         key = serving.api_key.get_secret_value()
         app.add_middleware(ApiKeyMiddleware, header=serving.api_key_header, key=key)

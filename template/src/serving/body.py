@@ -6,7 +6,6 @@ from typing import Any
 
 import jiter
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from serving.problem import MOST_CHARACTERS, ProblemError, invalid_values
 
@@ -26,16 +25,19 @@ async def read_body(request: Request, max_bytes: int, reserve: Callable[[int], N
     """
     body = bytearray()
     length = 0
-    try:
-        async for chunk in request.stream():
-            length += len(chunk)
-            if length <= max_bytes:
-                reserve(len(chunk))
-                body += chunk
-            elif length > 2 * max_bytes:
-                break
-    except ClientDisconnect:
-        raise ProblemError(HTTPStatus.BAD_REQUEST, "the client went away") from None
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ProblemError(HTTPStatus.BAD_REQUEST, "the client went away")
+        more = message.get("more_body", False)
+        chunk = message.get("body", b"")
+        length += len(chunk)
+        if length <= max_bytes:
+            reserve(len(chunk))
+            body += chunk
+        elif length > 2 * max_bytes:
+            break
     if length > max_bytes:
         raise ProblemError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

@@ -1,12 +1,15 @@
 """What happens around every request, as plain ASGI: `BaseHTTPMiddleware` costs too much."""
 
+import asyncio
 import hmac
 import logging
+import os
 import re
 import time
-import uuid
+from functools import cache
 from http import HTTPStatus
 
+from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,13 +24,13 @@ PROBES = frozenset({"/health", "/ready", "/ping", "/metrics"})
 """Asked every few seconds by machines that have no key."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_SECURITY_HEADERS = {
-    "cache-control": "no-store",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-}
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_SAFE_HEADERS = [
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+]
 
 
 class RequestMiddleware:
@@ -40,14 +43,14 @@ class RequestMiddleware:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
         self.service = service
+        self._ended: list[tuple[Scope, int, float, bytes]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        identity = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        token = request_id.set(identity)
+        identity = _identity(scope)
+        token = request_id.set(identity.decode())
         started = time.perf_counter()
         status = 0
 
@@ -55,11 +58,9 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = identity
-                headers.update(_SECURITY_HEADERS)
-                if self.service.draining:
-                    headers["connection"] = "close"  # the next request goes to another server
+                message["headers"] += [*_SAFE_HEADERS, (b"x-request-id", identity)]
+                if self.service.draining:  # the next request goes to another server
+                    MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
 
         try:
@@ -73,34 +74,64 @@ class RequestMiddleware:
             )
             await failure.response()(scope, receive, send_with_headers)
         finally:
-            self._record(scope, status, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
             request_id.reset(token)
+            # Told after the answers of this turn of the loop: callers do not wait for a log, and
+            # one record after the other costs half as much as each on its own.
+            if not self._ended:
+                asyncio.get_running_loop().call_soon(self._tell)
+            self._ended.append((scope, status, seconds, identity))
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        # The route, not the path: a caller must not be able to make up metrics or log lines.
-        # FastAPI's own pages are plain routes, whose path is fixed.
-        own_page = scope["path"] if "endpoint" in scope else "unknown"
-        route = getattr(scope.get("route"), "path", own_page)
-        method = scope["method"] if scope["method"] in _METHODS else "other"
-        metrics.REQUESTS.labels(method, route, str(status)).inc()
-        metrics.DURATION.labels(route).observe(seconds)
-        level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
-        if logger.isEnabledFor(level):
-            milliseconds = round(seconds * 1000, 1)
-            logger.log(
-                level,
-                "%s %s %s %s ms",
-                method,
-                route,
-                status or "no answer",
-                milliseconds,
-                extra={
-                    "method": method,
-                    "route": route,
-                    "status": status,
-                    "duration_ms": milliseconds,
-                },
-            )
+    def _tell(self) -> None:
+        for ended in self._ended:
+            _record(*ended)
+        self._ended.clear()
+
+
+def _identity(scope: Scope) -> bytes:
+    """The caller's id of the request, or a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            return value if _REQUEST_ID.fullmatch(value) else _new_identity()
+    return _new_identity()
+
+
+def _new_identity() -> bytes:
+    return os.urandom(16).hex().encode()
+
+
+def _record(scope: Scope, status: int, seconds: float, identity: bytes) -> None:
+    # The route, not the path: a caller must not be able to make up metrics or log lines.
+    # FastAPI's own pages are plain routes, whose path is fixed.
+    own_page = scope["path"] if "endpoint" in scope else "unknown"
+    route = getattr(scope.get("route"), "path", own_page)
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    requests, duration = _series(method, route, status)
+    requests.inc()
+    duration.observe(seconds)
+    level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
+    if logger.isEnabledFor(level):
+        milliseconds = round(seconds * 1000, 1)
+        logger.log(
+            level,
+            "%s %s %s %s ms",
+            method,
+            route,
+            status or "no answer",
+            milliseconds,
+            extra={
+                "method": method,
+                "route": route,
+                "status": status,
+                "duration_ms": milliseconds,
+                "request_id": identity.decode(),
+            },
+        )
+
+
+@cache  # methods, routes and statuses are few
+def _series(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    return metrics.REQUESTS.labels(method, route, str(status)), metrics.DURATION.labels(route)
 
 
 class ApiKeyMiddleware:

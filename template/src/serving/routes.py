@@ -6,16 +6,15 @@ from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from starlette.routing import Match
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving import invocations, metrics, problem
+from serving import engines, invocations, metrics, problem
 from serving.body import JSON, media_type, parse_json, read_body, require_json
 from serving.columns import Row
-from serving.engines import Predictions
+from serving.deadline import Deadline
 from serving.errors import RowError
 from serving.model import ServedModel
 from serving.problem import Location, ProblemError
@@ -115,37 +114,47 @@ def model(service: Service) -> APIRouter:
     return router
 
 
-class PredictionRoute(APIRoute):
-    """A route that FastAPI documents, and that is called without its work for each request.
+class Predictions:
+    """The routes that predict, as ASGI middleware inside all others.
 
-    Resolving parameters and dependencies costs more than a compiled model, and there are none.
+    FastAPI documents them and is not asked for each request: what it does to find a route and its
+    parameters costs as much as a compiled model, and there are none to find.
     """
 
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
-
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            response = await endpoint(Request(scope, receive))
-            await response(scope, receive, send)
-
+    def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
+        routes = predictions(service).routes
+        self._routes = {route.path: route for route in routes if isinstance(route, APIRoute)}
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] != "http" or scope["path"] != self.path:
-            return super().matches(scope)
-        match = Match.FULL if scope["method"] == "POST" else Match.PARTIAL
-        return match, {"endpoint": self.endpoint, "path_params": {}, "route": self}
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._routes.get(scope["path"]) if scope["type"] == "http" else None
+        if route is None or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        scope["route"] = route
+        try:
+            response = await route.endpoint(Request(scope, receive))
+        except ProblemError as exc:
+            response = exc.response()
+        await response(scope, receive, send)
 
 
-def add_predictions(app: FastAPI, service: Service) -> None:
-    """Add the routes that predict."""
+def predictions(service: Service) -> APIRouter:
+    """The routes that predict, as FastAPI documents them."""
+    router = APIRouter(tags=["model"])
 
+    @router.post("/predict", summary="Predict one sample", **_documented("Prediction"))
     async def predict(request: Request) -> Response:
         model = service.require_model()
         require_json(request)
         parse = partial(_one, model.request_schema)
         return await _predict(service, request, parse, model.answer_one, lambda _: ())
 
+    @router.post(
+        "/predict/batch",
+        summary="Predict many samples; answers come in their order",
+        **_documented("BatchPrediction"),
+    )
     async def predict_batch(request: Request) -> Response:
         model = service.require_model()
         require_json(request)
@@ -154,6 +163,9 @@ def add_predictions(app: FastAPI, service: Service) -> None:
             service, request, parse, model.answer_batch, lambda index: ("samples", index)
         )
 
+    @router.post(
+        "/invocations", summary="Predict rows, in MLflow's protocol", **_documented("Invocation")
+    )
     async def invoke(request: Request) -> Response:
         model = service.require_model()
         parse = partial(invocations.parse, model, media_type(request))
@@ -161,29 +173,14 @@ def add_predictions(app: FastAPI, service: Service) -> None:
             service, request, parse, model.answer_invocation, lambda index: (index,)
         )
 
-    routes = [
-        ("/predict", predict, "Predict one sample", "Prediction"),
-        (
-            "/predict/batch",
-            predict_batch,
-            "Predict many samples; answers come in their order",
-            "BatchPrediction",
-        ),
-        ("/invocations", invoke, "Predict rows, in MLflow's protocol", "Invocation"),
-    ]
-    app.router.routes[:0] = [  # before all others: they are asked most
-        PredictionRoute(
-            path, endpoint, methods=["POST"], tags=["model"], summary=summary, **_documented(name)
-        )
-        for path, endpoint, summary, name in routes
-    ]
+    return router
 
 
 async def _predict(
     service: Service,
     request: Request,
     parse: Callable[[bytes], list[BaseModel]],
-    answer: Callable[[Sequence[Row], Predictions], str],
+    answer: Callable[[Sequence[Row], engines.Predictions], str],
     locate: Callable[[int], Location],
 ) -> Response:
     """Read, validate and predict a request within all limits.
@@ -199,37 +196,35 @@ async def _predict(
     503 too many requests, 504 answer too slow.
     """
     limits = service.settings.serving
-    within = f"within {limits.request_timeout_seconds:g} s"
-    deadline = asyncio.get_running_loop().time() + limits.request_timeout_seconds
+    body = None
     with service.memory() as reserve:
         try:
-            async with asyncio.timeout_at(deadline):
+            with Deadline(limits.request_timeout_seconds):
                 body = await read_body(request, limits.max_body_bytes, reserve)
-        except TimeoutError:
-            raise ProblemError(
-                HTTPStatus.REQUEST_TIMEOUT,
-                f"the body did not arrive {within}",
-                headers={"Connection": "close"},
-            ) from None
-        # Only now: callers who are slow to send keep nobody else from being answered.
-        with service.one_prediction():
-            try:
-                async with asyncio.timeout_at(deadline):
+                # Only now: callers who are slow to send keep nobody else from being answered.
+                with service.one_prediction():
                     return await _answer(service, body, parse, answer)
-            except TimeoutError:
+        except TimeoutError:
+            within = f"within {limits.request_timeout_seconds:g} s"
+            if body is None:
                 raise ProblemError(
-                    HTTPStatus.GATEWAY_TIMEOUT, f"the model did not answer {within}"
+                    HTTPStatus.REQUEST_TIMEOUT,
+                    f"the body did not arrive {within}",
+                    headers={"Connection": "close"},
                 ) from None
-            except RowError as exc:
-                rule = "the model cannot predict from these values"
-                raise problem.invalid_values([(locate(exc.index), rule)]) from None
+            raise ProblemError(
+                HTTPStatus.GATEWAY_TIMEOUT, f"the model did not answer {within}"
+            ) from None
+        except RowError as exc:
+            rule = "the model cannot predict from these values"
+            raise problem.invalid_values([(locate(exc.index), rule)]) from None
 
 
 async def _answer(
     service: Service,
     body: bytes,
     parse: Callable[[bytes], list[BaseModel]],
-    answer: Callable[[Sequence[Row], Predictions], str],
+    answer: Callable[[Sequence[Row], engines.Predictions], str],
 ) -> Response:
     """Validate and predict a body; see `_predict`."""
     is_large = len(body) > LARGE_BODY_BYTES

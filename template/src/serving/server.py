@@ -14,6 +14,10 @@ from serving.errors import ConfigError
 from serving.observability import METRICS_DIRECTORY
 from serving.settings import Settings
 
+# One thread for each call of the model: libraries that bring several would share the cores with
+# the event loop and with the other workers. They read this when they are imported.
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+
 
 def serve(settings: Settings) -> None:
     """Serve until a signal ends it.
@@ -23,6 +27,8 @@ def serve(settings: Settings) -> None:
     serving = settings.serving
     _ = serving.model  # before any process is started
     _check_address(serving.host, serving.port)
+    for name in _THREADS:
+        os.environ.setdefault(name, "1")
     # uvicorn stops in order on SIGTERM and then raises it again: that is success, not a kill.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _shared_metrics(serving.workers):

@@ -177,14 +177,13 @@ class Service:
         """
         model = self.require_model()
         try:
-            if len(rows) <= model.inline_rows:
-                return self._timed(model.predict_or_blame, rows)
             if self._calls is None:
                 most = self.settings.serving.max_shared_rows if model.engine.independent_rows else 1
                 self._calls = SharedCalls(
                     partial(self._timed, model.predict_rows),
                     partial(self._timed, model.predict_or_blame),
                     most,
+                    model.inline_rows,
                 )
             return await self._calls.predict(rows)
         except RowError as exc:

@@ -14,6 +14,9 @@ from serving import metrics
 from serving.columns import Row
 from serving.engines import Predictions
 
+PATIENCE = 1 / 16
+"""How long to wait for callers that were just answered, as a share of the call's time."""
+
 Predict = Callable[[Sequence[Row]], Predictions]
 
 
@@ -24,21 +27,28 @@ class _Waiting:
 
 
 class SharedCalls:
-    """Predicts rows of several requests in one call, in a thread, one call at a time.
+    """Predicts rows of several requests in one call, one call at a time.
 
     Args:
         predict: the model.
         predict_alone: the same for the rows of one request, when their call has failed; it may
             say which row is to blame.
         most_rows: how many rows several requests may have together.
+        inline_rows: up to so many rows a call is made on the event loop: it is over sooner than
+            a thread would have begun.
     """
 
-    def __init__(self, predict: Predict, predict_alone: Predict, most_rows: int) -> None:
+    def __init__(
+        self, predict: Predict, predict_alone: Predict, most_rows: int, inline_rows: int = 0
+    ) -> None:
         self._predict = predict
         self._predict_alone = predict_alone
         self._most_rows = most_rows
+        self._inline_rows = inline_rows
         self._queue: deque[_Waiting] = deque()
-        self._worker: asyncio.Task[None] | None = None
+        self._at_work = False
+        self._expected = 1
+        self._patient_until = 0.0
         # scikit-learn holds the interpreter: calls side by side only slow each other down.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
 
@@ -51,32 +61,58 @@ class SharedCalls:
         waiting = _Waiting(rows, loop.create_future())
         self._queue.append(waiting)
         metrics.WAITING.inc()
-        if self._worker is None:
-            self._worker = loop.create_task(self._work())
+        if not self._at_work:
+            self._at_work = True
+            loop.call_soon(self._gather)
         return await waiting.answer
 
     def close(self) -> None:
         """Make no more calls."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _work(self) -> None:
+    def _gather(self) -> None:
+        """Let turns of the loop pass, in which requests that come at the same time get in.
+
+        One is enough for those that are there. Callers whose last requests were answered together
+        are given a little longer, so that they do not fall apart into groups that wait for each
+        other; who is alone waits for nobody.
+        """
         loop = asyncio.get_running_loop()
-        try:
-            while self._queue:
-                # Two turns of the loop: requests that have arrived meanwhile get in.
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
-                if requests := self._take():
-                    answers = await loop.run_in_executor(self._thread, self._together, requests)
-                    for request, answer in zip(requests, answers, strict=True):
-                        if request.answer.done():  # its caller has gone, or waited long enough
-                            continue
-                        if isinstance(answer, Exception):
-                            request.answer.set_exception(answer)
-                        else:
-                            request.answer.set_result(answer)
-        finally:
-            self._worker = None
+        is_complete = len(self._queue) >= self._expected or loop.time() > self._patient_until
+        loop.call_soon(self._next if is_complete else self._gather)
+
+    def _next(self) -> None:
+        """Make the next call, if anybody waits."""
+        requests = self._take()
+        loop = asyncio.get_running_loop()
+        if not requests:
+            self._at_work = False
+        elif sum(len(request.rows) for request in requests) <= self._inline_rows:
+            self._settle(requests, loop.time(), self._together(requests))
+        else:
+            started = loop.time()
+            call = loop.run_in_executor(self._thread, self._together, requests)
+            call.add_done_callback(lambda done: self._settle(requests, started, done.result()))
+
+    def _settle(
+        self,
+        requests: Sequence[_Waiting],
+        started: float,
+        answers: Sequence[Predictions | Exception],
+    ) -> None:
+        for request, answer in zip(requests, answers, strict=True):
+            if request.answer.done():  # its caller has gone, or waited long enough
+                continue
+            if isinstance(answer, Exception):
+                request.answer.set_exception(answer)
+            else:
+                request.answer.set_result(answer)
+        loop = asyncio.get_running_loop()
+        self._expected = len(self._queue) + len(requests)
+        self._patient_until = loop.time() + PATIENCE * (loop.time() - started)
+        self._at_work = bool(self._queue)
+        if self._queue:
+            loop.call_soon(self._gather)
 
     def _take(self) -> list[_Waiting]:
         """The next requests, as many as may share a call; those given up are dropped."""

@@ -1,0 +1,162 @@
+"""Requests that share calls of the model: each is answered as if it had come alone."""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SAMPLE, settings_for, wait_until_loaded
+from fastapi.testclient import TestClient
+
+from serving.app import create_app
+from serving.columns import Row
+from serving.engines import Predictions, SklearnEngine
+from serving.sharing import SharedCalls
+
+BAD = {
+    "missing": {k: v for k, v in SAMPLE.items() if k != "petal width (cm)"},
+    "type": SAMPLE | {"petal width (cm)": "wide"},
+    "unknown": SAMPLE | {"species": "setosa"},
+    "refused": SAMPLE | {"sepal length (cm)": 1e308, "petal width (cm)": -1e308},
+}
+
+
+def requests() -> list[tuple[str, Any]]:
+    """64 requests of all routes, every fourth of them wrong in one way or another."""
+    found: list[tuple[str, Any]] = []
+    wrong = list(BAD.values())
+    for index in range(64):
+        sample = SAMPLE | {"plant id": index, "petal width (cm)": 0.1 + index / 20}
+        if index % 4 == 3:
+            sample = wrong[index // 4 % len(wrong)]
+        match index % 3:
+            case 0:
+                found.append(("/predict", sample))
+            case 1:
+                found.append(("/predict/batch", {"samples": [SAMPLE, sample, SAMPLE]}))
+            case 2:
+                row = {k: v for k, v in sample.items() if k != "plant id"}
+                found.append(("/invocations", {"instances": [row, row]}))
+    return found
+
+
+def test_answers_together_are_those_one_by_one(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared: list[int] = []
+    predict = SklearnEngine.predict
+
+    def slowly(self: SklearnEngine, table: Any) -> Predictions:
+        time.sleep(0.02)  # so that requests queue
+        shared.append(len(next(iter(table.values()))))
+        return predict(self, table)
+
+    def ask(request: tuple[str, Any]) -> tuple[int, Any]:
+        answer = client.post(request[0], json=request[1])
+        return answer.status_code, without_ids(answer.json())
+
+    alone = [ask(request) for request in requests()]
+    monkeypatch.setattr(SklearnEngine, "predict", slowly)
+    with ThreadPoolExecutor(64) as pool:
+        together = list(pool.map(ask, requests()))
+    assert {200, 422} == {status for status, _ in alone}
+    for one, other in zip(alone, together, strict=True):
+        assert other[0] == one[0]
+        assert_equal(other[1], one[1])
+    assert max(shared) > 10, "nothing was shared"  # no request has more than three rows
+
+
+def without_ids(document: Any) -> Any:
+    document.pop("request_id", None)
+    return document
+
+
+def assert_equal(found: Any, wanted: Any) -> None:
+    """Equal, but for the last digits of numbers."""
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for key in wanted:
+            assert_equal(found[key], wanted[key])
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted)
+        for one, other in zip(found, wanted, strict=True):
+            assert_equal(one, other)
+    elif isinstance(wanted, float):
+        assert found == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+    else:
+        assert found == wanted
+
+
+class Model:
+    """Doubles numbers, slowly, and refuses negative ones."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[int]] = []
+
+    def __call__(self, rows: Sequence[Row]) -> Predictions:
+        self.calls.append([row[0] for row in rows])
+        time.sleep(0.01)
+        if any(row[0] < 0 for row in rows):
+            raise ValueError("negative")
+        return Predictions(np.array([row[0] * 2 for row in rows]))
+
+
+async def answers(calls: SharedCalls, *requests: list[int]) -> list[Any]:
+    """What each request is answered, all at once: a list of values, or the error."""
+    made = [calls.predict([(value,) for value in request]) for request in requests]
+    found = await asyncio.gather(*made, return_exceptions=True)
+    return [one.values.tolist() if isinstance(one, Predictions) else one for one in found]
+
+
+@pytest.mark.parametrize("inline_rows", [0, 100])
+def test_a_bad_request_fails_alone(inline_rows: int) -> None:
+    model = Model()
+    calls = SharedCalls(model, model, most_rows=100, inline_rows=inline_rows)
+    found = asyncio.run(answers(calls, [1], [2, 3], [-4], [5], [-6, 7]))
+    assert found[:2] == [[2], [4, 6]]
+    assert isinstance(found[2], ValueError)
+    assert found[3] == [10]
+    assert isinstance(found[4], ValueError)
+    assert model.calls[0] == [1, 2, 3, -4, 5, -6, 7]
+
+
+def test_a_call_has_no_more_rows_than_allowed() -> None:
+    model = Model()
+    calls = SharedCalls(model, model, most_rows=3)
+    found = asyncio.run(answers(calls, [1, 2], [3], [4], [5, 6, 7, 8], [9]))
+    assert found == [[2, 4], [6], [8], [10, 12, 14, 16], [18]]
+    assert model.calls == [[1, 2, 3], [4], [5, 6, 7, 8], [9]]
+
+
+def test_who_waits_no_longer_is_not_predicted() -> None:
+    model = Model()
+    calls = SharedCalls(model, model, most_rows=1)
+
+    async def scenario() -> None:
+        first = asyncio.create_task(calls.predict([(1,)]))
+        gone = asyncio.create_task(calls.predict([(2,)]))
+        last = asyncio.create_task(calls.predict([(3,)]))
+        while not model.calls:
+            await asyncio.sleep(0.001)
+        gone.cancel()
+        await asyncio.gather(first, last)
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+
+    asyncio.run(scenario())
+    assert model.calls == [[1], [3]]
+
+
+def test_the_queue_is_told(model_directory: Path, tmp_path: Path) -> None:
+    with TestClient(create_app(settings_for(model_directory, tmp_path))) as client:
+        wait_until_loaded(client)
+        body = json.dumps({"samples": [SAMPLE] * 5})
+        assert client.post("/predict/batch", content=body).status_code == 200
+        text = client.get("/metrics").text
+        assert "predictions_waiting 0.0" in text
+        assert 'model_call_rows_bucket{le="5.0"}' in text
