@@ -12,6 +12,7 @@ import uvicorn
 
 from serving.errors import ConfigError
 from serving.observability import METRICS_DIRECTORY
+from serving.protocol import Protocol
 from serving.settings import Settings
 
 # One thread for each call of the model: libraries that bring several would share the cores with
@@ -35,6 +36,7 @@ def serve(settings: Settings) -> None:
         uvicorn.run(
             "serving.app:create_app",
             factory=True,
+            http=Protocol,
             host=serving.host,
             port=serving.port,
             workers=serving.workers,

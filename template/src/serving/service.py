@@ -178,13 +178,7 @@ class Service:
         model = self.require_model()
         try:
             if self._calls is None:
-                most = self.settings.serving.max_shared_rows if model.engine.independent_rows else 1
-                self._calls = SharedCalls(
-                    partial(self._timed, model.predict_rows),
-                    partial(self._timed, model.predict_or_blame),
-                    most,
-                    model.inline_rows,
-                )
+                self._calls = self._shared_calls(model)
             return await self._calls.predict(rows)
         except RowError as exc:
             metrics.FAILURES.labels("row").inc()
@@ -196,6 +190,15 @@ class Service:
             raise problem.ProblemError(
                 HTTPStatus.INTERNAL_SERVER_ERROR, "the model failed; the server's log says why"
             ) from None
+
+    def _shared_calls(self, model: ServedModel) -> SharedCalls:
+        most = self.settings.serving.max_shared_rows if model.engine.independent_rows else 1
+        return SharedCalls(
+            partial(self._timed, model.predict_rows),
+            partial(self._timed, model.predict_or_blame),
+            min(most, model.inline_rows or most),
+            model.inline_rows,
+        )
 
     def _timed(self, predict: Predict, rows: Sequence[Row]) -> Predictions:
         self._call_started = started = time.monotonic()
