@@ -1,5 +1,7 @@
 """How a table is predicted. The rest of the project sees only the `Engine` interface."""
 
+import os
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,6 +12,7 @@ import numpy as np
 
 from serving.columns import Column, Row, Table, to_table
 from serving.errors import ModelLoadError
+from serving.mlmodel import StoredModel
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,8 @@ class SklearnEngine:
     independent_rows = True
     inline = False
 
-    def __init__(self, path: Path) -> None:
-        import mlflow.sklearn
-
-        self._model = mlflow.sklearn.load_model(str(path))
+    def __init__(self, model: StoredModel) -> None:
+        self._model = _unpickled(model) if is_plain_pickle(model) else _loaded_by_mlflow(model)
         # In a pipeline the steps before the estimator cost most: they run once, for the labels
         # and the probabilities together.
         is_pipeline = hasattr(self._model, "steps") and len(self._model.steps) > 1
@@ -176,18 +177,48 @@ def _one_output(values: np.ndarray) -> np.ndarray:
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
-def load_engine(path: Path, flavors: dict[str, Any]) -> Engine:
-    """Load the model directory `path` with the engine that suits its flavours.
+def is_plain_pickle(model: StoredModel) -> bool:
+    """Whether unpickling is all that MLflow would do to load the model.
+
+    Importing MLflow takes two seconds and 60 MB. It is asked for the other formats, for models
+    that bring code, and where it has been told whether pickles may be loaded.
+    """
+    flavor = model.flavors.get("sklearn", {})
+    return (
+        flavor.get("serialization_format") in ("pickle", "cloudpickle")
+        and not flavor.get("code")
+        and "MLFLOW_ALLOW_PICKLE_DESERIALIZATION" not in os.environ
+        and _is_called_by_predict(model)
+    )
+
+
+def load_engine(model: StoredModel) -> Engine:
+    """Load a model with the engine that suits its flavours.
 
     Raises `ModelLoadError` when there is none.
     """
-    # A model may be logged to answer with another method than `predict`; MLflow then calls that.
-    method = flavors.get("python_function", {}).get("predict_fn", "predict")
-    if "sklearn" in flavors and method == "predict":
-        return SklearnEngine(path)
-    if "python_function" in flavors:
-        return PyfuncEngine(path)
+    if "sklearn" in model.flavors and _is_called_by_predict(model):
+        return SklearnEngine(model)
+    if "python_function" in model.flavors:
+        return PyfuncEngine(model.path)
     raise ModelLoadError(
-        f"the model has the flavours {', '.join(flavors) or 'none'}; "
+        f"the model has the flavours {', '.join(model.flavors) or 'none'}; "
         "sklearn or python_function is needed"
     )
+
+
+def _is_called_by_predict(model: StoredModel) -> bool:
+    """A model may be logged to answer with another method than `predict`; MLflow calls that."""
+    method: str = model.flavors.get("python_function", {}).get("predict_fn", "predict")
+    return method == "predict"
+
+
+def _unpickled(model: StoredModel) -> Any:
+    with (model.path / model.flavors["sklearn"]["pickled_model"]).open("rb") as file:
+        return pickle.load(file)
+
+
+def _loaded_by_mlflow(model: StoredModel) -> Any:
+    import mlflow.sklearn
+
+    return mlflow.sklearn.load_model(str(model.path))

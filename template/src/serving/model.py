@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from serving import mlmodel, tracking
 from serving.columns import Row
 from serving.compiled import NotCompiledError, OnnxEngine
-from serving.engines import Engine, Predictions, load_engine
+from serving.engines import Engine, Predictions, is_plain_pickle, load_engine
 from serving.environment import Library, check_libraries, libraries_of
 from serving.errors import ContractError, ModelLoadError, RowError
 from serving.metadata import ENTITY_TYPES, RECIPE, REQUEST_EXAMPLE, TRAINING_PROFILE
@@ -321,8 +321,7 @@ def _load(uri: str, settings: Settings, choice: EngineChoice) -> ServedModel:
         not_compiled = str(exc) if choice == "auto" else None
         if not settings.serving.allow_other_versions:
             check_libraries(libraries)
-        tracking.connect(settings)
-        engine = _native_engine(stored)
+        engine = _native_engine(stored, settings)
     signature, logged = stored.signature, stored.metadata
     if isinstance(engine, ModernMLPipelineEngine):
         signature, logged = engine.signature(signature), engine.logged(stored)
@@ -366,11 +365,13 @@ def _compiled_engine(stored: StoredModel, choice: EngineChoice) -> OnnxEngine:
     return OnnxEngine(stored)
 
 
-def _native_engine(stored: StoredModel) -> Engine:
+def _native_engine(stored: StoredModel, settings: Settings) -> Engine:
+    if not is_plain_pickle(stored):
+        tracking.connect(settings)
     try:
         if is_modern_ml_pipeline(stored):
             return ModernMLPipelineEngine(stored.path)
-        return load_engine(stored.path, stored.flavors)
+        return load_engine(stored)
     except ModuleNotFoundError as exc:
         raise ContractError(
             f"it needs the Python module '{exc.name}', which is not installed here; "
