@@ -217,7 +217,10 @@ class Service:
         metrics.READY.set(1)
         names = (model.version, model.model_id or "", model.run_id or "", model.engine.name)
         metrics.MODEL.labels(*names).set(1)
-        logger.info("ready: %s, version %s", model.uri, model.version)
+        engine = model.engine.name
+        logger.info("ready: %s, version %s, engine %s", model.uri, model.version, engine)
+        if model.not_compiled:
+            logger.info("not compiled: %s", model.not_compiled)
 
     @contextlib.contextmanager
     def _drain_on_sigterm(self) -> Iterator[None]:

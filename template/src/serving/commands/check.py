@@ -19,11 +19,16 @@ def run(
 
     model = load_model(settings)
     engine = model.engine.describe()
+    proof = engine.get("proof")
     print(f"model: {model.uri}")
     print(f"model_id: {model.model_id or '-'}")
     print(f"model_version: {model.version}")
     print(f"task: {model.schemas.task or '-'}")
-    print(f"engine: {engine.pop('name')} ({', '.join(map(str, engine.values()))})")
+    print(f"engine: {engine['name']} ({engine.get('estimator') or engine['loader']})")
+    if proof:
+        print(f"compiled: proven with {proof['rows']} rows")
+    elif model.not_compiled:
+        print(f"compiled: no, {model.not_compiled}")
     print("columns:")
     for column in model.schemas.columns:
         optional = "" if column.required else ", may be missing"
