@@ -58,7 +58,11 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] += [*_SAFE_HEADERS, (b"x-request-id", identity)]
+                message["headers"] = [
+                    *message["headers"],
+                    *_SAFE_HEADERS,
+                    (b"x-request-id", identity),
+                ]
                 if self.service.draining:  # the next request goes to another server
                     MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
@@ -84,9 +88,9 @@ class RequestMiddleware:
             self._ended.append((scope, status, seconds, identity))
 
     def _tell(self) -> None:
-        for ended in self._ended:
-            _record(*ended)
-        self._ended.clear()
+        ended, self._ended = self._ended, []
+        for request in ended:
+            _record(*request)
 
 
 def _identity(scope: Scope) -> bytes:

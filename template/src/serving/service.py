@@ -71,7 +71,7 @@ class Service:
         give_up = time.monotonic() + self.settings.serving.load_timeout_seconds
         for attempt in itertools.count(1):
             try:
-                self.model = await _in_daemon_thread(lambda: load_model(self.settings))
+                self.model = await _in_daemon_thread(self._load)
             except ContractError as exc:
                 # What the cause says is for every caller; where the model is kept is not.
                 self.reason = str(exc.__cause__ or exc)
@@ -94,6 +94,14 @@ class Service:
             else:
                 self._announce(self.model)
                 return
+
+    def _load(self) -> ServedModel:
+        model = load_model(self.settings)
+        # What is there now stays: collections need not look at it again, which they would for
+        # tens of milliseconds each, in the middle of requests.
+        gc.collect()
+        gc.freeze()
+        return model
 
     def require_model(self) -> ServedModel:
         """The model.
@@ -210,10 +218,6 @@ class Service:
             self._call_started = None
 
     def _announce(self, model: ServedModel) -> None:
-        # What is there now stays: collections need not look at it again, which they would for
-        # tens of milliseconds each, in the middle of requests.
-        gc.collect()
-        gc.freeze()
         metrics.READY.set(1)
         names = (model.version, model.model_id or "", model.run_id or "", model.engine.name)
         metrics.MODEL.labels(*names).set(1)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from serving import metrics
 from serving.columns import Row
@@ -92,7 +93,16 @@ class SharedCalls:
         else:
             started = loop.time()
             call = loop.run_in_executor(self._thread, self._together, requests)
-            call.add_done_callback(lambda done: self._settle(requests, started, done.result()))
+            call.add_done_callback(partial(self._end, requests, started))
+
+    def _end(
+        self,
+        requests: Sequence[_Waiting],
+        started: float,
+        call: "asyncio.Future[list[Predictions | Exception]]",
+    ) -> None:
+        if not call.cancelled():  # by the end of the server
+            self._settle(requests, started, call.result())
 
     def _settle(
         self,
