@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast bench-image lint format lock clean
+.PHONY: help demo test test-fast bench bench-image lint format lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -18,6 +18,9 @@ test: lint ## Everything: lint, and the rendered projects' own checks
 
 test-fast: .venv/ready ## What takes seconds: no installed project, no Docker
 	$(BIN)/pytest -m "not slow and not docker"
+
+bench: .venv/ready ## Measure the API beside others; see benchmarks/README.md
+	$(BIN)/python -m benchmarks.serving $(if $(SYSTEMS),--systems $(SYSTEMS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 bench-image: .venv/ready ## Measure the images beside others; needs Docker, takes minutes
 	$(BIN)/python benchmarks/images.py

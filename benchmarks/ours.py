@@ -1,0 +1,40 @@
+"""The systems that are ours: a rendered project, with each engine that it has."""
+
+from benchmarks.systems import System
+
+ENGINES = {"compiled": "onnx", "native": "native"}
+"""What an environment is called, and the value of `--engine`."""
+GROUPS = {"compiled": "compiled", "native": "api"}
+"""The dependency group of the project that is installed there."""
+WIDE = (100, 300)
+
+
+def systems() -> list[System]:
+    """Both engines with one worker and with two, and with wider tables."""
+    return [
+        *(_system(name, workers=workers) for name in ENGINES for workers in (1, 2)),
+        *(_system(name, columns=columns) for columns in WIDE for name in ENGINES),
+    ]
+
+
+def _system(name: str, workers: int = 1, columns: int = 10) -> System:
+    key, title = name, f"**{name}**"
+    if workers > 1:
+        key, title = f"{key}-{workers}-workers", f"{title}, {workers} workers"
+    is_wide = columns in WIDE
+    if is_wide:
+        key, title = f"{key}-{columns}-columns", f"{title}, {columns} columns"
+    command = "mmp serve-api --config-path {config} --model-uri {model} --port {port}"
+    return System(
+        key=key,
+        title=title,
+        kind="ours",
+        command=(*command.split(), "--workers", str(workers), "--engine", ENGINES[name]),
+        path="/predict",
+        answer=("prediction",),
+        env=name,
+        compiled=name == "compiled",
+        columns=columns,
+        clients=(1, 32) if is_wide else (1, 8, 32),
+        rates=() if is_wide else (50, 500),
+    )

@@ -1,0 +1,186 @@
+"""Servers as processes: start one, wait for its first right answer, weigh it, end all of it."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+READY_WITHIN_SECONDS = 90
+STOP_WITHIN_SECONDS = 10
+
+# What the caller's shell has activated or configured is none of a server's business.
+_FOREIGN = ("VIRTUAL_ENV", "PYTHON", "UV_P", "MLFLOW_", "MODEL", "LOG_", "WORKERS")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+
+
+class SystemFailed(Exception):
+    """A system cannot be installed or started, or answers wrongly; the message says why."""
+
+
+@dataclass
+class Server:
+    """A running server."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+    started: float
+
+    def ask(self, path: str, body: str) -> tuple[int, Any]:
+        """Post a body; status, and content where it is JSON.
+
+        Raises `OSError` or `http.client.HTTPException` where no answer comes.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read().decode(errors="replace")
+            try:
+                return answer.status, json.loads(text)
+            except ValueError:
+                return answer.status, text
+
+    def wait(self, path: str, body: str) -> float:
+        """Ask until the answer is 200; seconds from the start of the process.
+
+        Raises `SystemFailed` with the end of the log.
+        """
+        last: object = "no answer"
+        while time.monotonic() < self.started + READY_WITHIN_SECONDS:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                status, last = self.ask(path, body)
+                if status == 200:
+                    return time.monotonic() - self.started
+            if self.process.poll() is not None:
+                raise SystemFailed(f"it exited with {self.process.returncode}: {self.tail()}")
+            time.sleep(0.05)
+        raise SystemFailed(f"it was not ready in {READY_WITHIN_SECONDS} s: {last!s:.200}")
+
+    def tail(self) -> str:
+        """The last line that it logged."""
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1].strip()[:300] if lines else "it logged nothing"
+
+    def memory(self) -> int:
+        """Bytes of all its processes together, shared pages counted once (PSS)."""
+        total = 0
+        for pid in tree(self.process.pid):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                    if line.startswith("Pss:"):
+                        total += int(line.split()[1]) * 1024
+        return total
+
+
+@contextlib.contextmanager
+def serving(
+    command: Sequence[str], port: int, cwd: Path, environment: Mapping[str, str]
+) -> Iterator[Server]:
+    """Run a server until the block ends; then end each process that it has started."""
+    log = cwd / "server.log"
+    with log.open("w") as output:
+        started = time.monotonic()
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={**ENVIRONMENT, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield Server(process, port, log, started)
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to the first process, and SIGKILL to what is left of its tree."""
+    everyone = tree(process.pid)
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_WITHIN_SECONDS)
+    # Some start sessions of their own, so that a signal to the group would miss them.
+    for pid, born in everyone.items():
+        if _stat(pid)[1] == born:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def tree(root: int) -> dict[int, int]:
+    """The ids of a process and of all that descend from it, each with when it began."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            children.setdefault(_stat(int(entry.name))[0], []).append(int(entry.name))
+    found: dict[int, int] = {}
+    queue = [root]
+    while queue:
+        pid = queue.pop()
+        found[pid] = _stat(pid)[1]
+        queue += children.get(pid, [])
+    return found
+
+
+def _stat(pid: int) -> tuple[int, int]:
+    """Parent and start time (clock ticks) of a process; -1 where there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return -1, -1
+    return int(fields[1]), int(fields[19])
+
+
+def free_port() -> int:
+    """A port that nothing listens on at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def run(
+    *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None, seconds: float = 1800
+) -> str:
+    """Run a command to its end and return what it printed.
+
+    Raises `SystemFailed` with the end of its output.
+    """
+    words = [str(word) for word in command]
+    with subprocess.Popen(
+        words,
+        cwd=cwd,
+        env={**ENVIRONMENT, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        except BaseException:
+            _end_group(process)
+            raise
+    if process.returncode:
+        lines = (output + errors).strip().splitlines()
+        name = " ".join(Path(word).name for word in words[:3])
+        raise SystemFailed(f"`{name}` failed: {' '.join(lines[-3:])[-400:]}")
+    return output
+
+
+def _end_group(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

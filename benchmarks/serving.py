@@ -1,0 +1,369 @@
+"""`make bench`: how fast a rendered project answers, beside other ways to serve the same model.
+
+Renders the template as it is in the working tree, trains one model there, and measures one
+system after the other, each in an environment of its own under build/bench/, which the next
+run finds again. A full run writes its tables and its plot into benchmarks/ and README.md; with
+options, it writes them into build/bench/ only.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from uv import find_uv_bin
+
+from benchmarks import ours, report
+from benchmarks.load import LAP, Result
+from benchmarks.processes import Server, SystemFailed, free_port, run, serving
+from benchmarks.systems import System, body, read_head, read_systems
+
+ROOT = Path(__file__).parents[1]
+WORK = ROOT / "build" / "bench"
+PROJECT = WORK / "project"
+ENVS = WORK / "envs"
+LIBRARIES = ("cloudpickle", "numpy", "pandas", "scikit-learn", "scipy")
+"""What every system that serves our model has in the version that trained it."""
+SECONDS = 10.0
+WARM_UP = 3.0
+STARTS = 3
+LEAST_AGREEMENT = 0.8
+"""Of the answers of a model that a system has trained itself, with those of ours."""
+UV = find_uv_bin()
+
+
+@dataclass
+class Figures:
+    """What was measured of one system, or why nothing was."""
+
+    key: str
+    title: str
+    kind: str
+    columns: int = 10
+    failure: str = ""
+    loads: list[Result] = field(default_factory=list)
+    memory: int | None = None
+    """Bytes, PSS of all processes, at 32 clients."""
+    ready: list[float] = field(default_factory=list)
+    """Seconds of each start."""
+    size: int | None = None
+    """Bytes of site-packages."""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Bench:
+    """What all systems have in common in one run."""
+
+    seconds: float
+    warm_up: float
+    starts: int
+    python: str = ""
+    libraries: dict[str, str] = field(default_factory=dict)
+    models: dict[int, Path] = field(default_factory=dict)
+    """The directory of the trained model, by its number of columns."""
+    not_compiled: dict[int, str] = field(default_factory=dict)
+    """Why there is no compiled model, by the number of columns."""
+
+    # ------------------------------------------------------------- the project and its models
+
+    def prepare(self, columns: set[int]) -> None:
+        """Render and install the project, and train a model for each number of columns."""
+        shutil.rmtree(PROJECT, ignore_errors=True)
+        options = ["--defaults", "--quiet", "--vcs-ref", "HEAD", "--data", "project_name=Bench"]
+        copier = (sys.executable, "-W", "ignore", "-m", "copier", "copy")
+        run(*copier, *options, ROOT, PROJECT, cwd=ROOT)
+        self.python = (PROJECT / ".python-version").read_text().strip()
+        self.sync("training", "training", "dev")
+        installed = versions("training")
+        self.libraries = {name: installed[name] for name in LIBRARIES}
+        for count in sorted(columns):
+            self.models[count] = self.train(count)
+
+    def train(self, columns: int) -> Path:
+        """Train, and compile where the project can, and return the model's directory."""
+        data = data_of(columns)
+        script = ROOT / "benchmarks" / "data.py"
+        run(binary("training", "python"), script, "make", data, str(columns), cwd=WORK)
+        command = (binary("training", "mmp"), "train", "--recipe-path", data / "recipe.yaml")
+        output = run(*command, "--data-path", data / "data.csv", cwd=PROJECT)
+        model_id = output.partition("model_id: ")[2].split()[0]
+        [model] = PROJECT.glob(f"mlruns/*/models/{model_id}/artifacts")
+        run(binary("training", "python"), script, "label", data, model, cwd=WORK)
+        try:
+            data_path = ("--data-path", data / "data.csv")
+            run(binary("training", "mmp"), "compile", "--model-uri", model, *data_path, cwd=PROJECT)
+        except SystemFailed as exc:
+            self.not_compiled[columns] = str(exc)
+        return model
+
+    def sync(self, env: str, *groups: str) -> None:
+        """Install the project with these groups into one of our environments."""
+        command = (UV, "sync", "--quiet", "--compile-bytecode", "--no-default-groups")
+        given = [word for group in groups for word in ("--group", group)]
+        run(*command, *given, cwd=PROJECT, env={"UV_PROJECT_ENVIRONMENT": str(ENVS / env)})
+
+    # --------------------------------------------------------------------------- one system
+
+    def measure(self, system: System) -> Figures:
+        """Install, start, check and measure a system; what fails is in the figures."""
+        figures = Figures(system.key, system.title, system.kind, system.columns)
+        print(f"{system.title}: installing", flush=True)
+        try:
+            self.install(system)
+            figures.size = site_packages(system.env)
+            figures.versions = versions(system.env)
+            print(f"{system.title}: measuring", flush=True)
+            if system.path:
+                self.measure_server(system, figures)
+            else:
+                figures.loads = self.measure_in_process(system)
+        except SystemFailed as exc:
+            figures.failure = str(exc)
+            print(f"{system.title}: FAILED: {exc}", flush=True)
+        return figures
+
+    def install(self, system: System) -> None:
+        """Make the system's environment, unless the last run has left the same one."""
+        if system.compiled and (reason := self.not_compiled.get(system.columns)):
+            raise SystemFailed(reason)
+        if system.kind == "ours":
+            self.sync(system.env, ours.GROUPS[system.env])
+        elif system.dependencies:
+            known = [] if system.own_model or not system.answer else self.libraries.items()
+            needs = [*system.dependencies, *(f"{name}=={version}" for name, version in known)]
+            install(system.env, self.python, needs, system.overrides)
+        if system.prepare:
+            data = data_of(system.columns) / "data.csv"
+            command = self.words(system, system.prepare, data=data)
+            shutil.rmtree(WORK / "run" / system.env, ignore_errors=True)
+            run(*command, cwd=self.directory(system), env=self.environment(system))
+
+    def measure_server(self, system: System, figures: Figures) -> None:
+        """Put every load on it, then start it a few times more."""
+        rows = Rows(data_of(system.columns), system.form)
+        first = rows.bodies[0].replace(LAP, "00000")
+        with self.serving(system) as server:
+            server.wait(system.path, first)
+            check(system, server, rows)
+            for clients in system.clients:
+                loaded, memory = self.run_load(server, system, rows, "--clients", str(clients))
+                figures.loads.append(loaded)
+                figures.memory = memory if clients == max(system.clients) else None
+            for rate in system.rates:
+                loaded, _ = self.run_load(server, system, rows, "--rate", str(rate))
+                figures.loads.append(loaded)
+        for _ in range(self.starts):
+            with self.serving(system) as server:
+                figures.ready.append(server.wait(system.path, first))
+
+    def run_load(
+        self, server: Server, system: System, rows: "Rows", *mode: str
+    ) -> tuple[Result, int]:
+        """Run one load in a process of its own; its result, and the server's memory meanwhile."""
+        command = [sys.executable, "-m", "benchmarks.load", "--port", str(server.port)]
+        command += ["--path", system.path, "--bodies", str(rows.file), *mode]
+        command += ["--warm-up", str(self.warm_up), "--seconds", str(self.seconds)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                time.sleep(self.warm_up + self.seconds / 2)
+                memory = server.memory()
+                output, _ = process.communicate(timeout=60 + 2 * self.seconds)
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
+            raise SystemFailed("the load generator failed")
+        result = Result(**json.loads(output))
+        print(f"  {report.line(result)}", flush=True)
+        if not result.answered:
+            raise SystemFailed(f"it answered nothing under load: {result.errors}")
+        return result, memory
+
+    def measure_in_process(self, system: System) -> list[Result]:
+        """Run what measures itself, and read its result."""
+        words = self.words(system, system.command, seconds=self.seconds)
+        output = run(*words, cwd=self.directory(system), env=self.environment(system))
+        result = Result(**json.loads(output))
+        print(f"  {report.line(result)}", flush=True)
+        return [result]
+
+    def serving(self, system: System) -> Any:
+        """Run the system's server for the length of a block."""
+        port = free_port()
+        environment = self.environment(system) | {"PORT": str(port)}
+        words = self.words(system, system.command, port=port)
+        return serving(words, port, self.directory(system), environment)
+
+    def words(self, system: System, command: tuple[str, ...], **words: object) -> list[str]:
+        """A command of the system, with its words put in and its program found."""
+        config = PROJECT / "configs" / "development.yaml"
+        given = {"model": self.models[system.columns], "config": config, **words}
+        program, *rest = system.filled(command, **given)
+        return [str(binary(system.env, program)), *rest]
+
+    def environment(self, system: System) -> dict[str, str]:
+        """Environment variables of the system's processes."""
+        return {
+            "PATH": os.pathsep.join([str(ENVS / system.env / "bin"), os.environ["PATH"]]),
+            "MODEL": str(self.models[system.columns]),
+            "DATA": str(data_of(system.columns)),
+            **system.environment,
+        }
+
+    def directory(self, system: System) -> Path:
+        """Where the system's processes run; variants share it."""
+        directory = WORK / "run" / system.env
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+
+class Rows:
+    """The pool of requests' bodies of one form, as a file for the load generator."""
+
+    def __init__(self, data: Path, form: str) -> None:
+        content = json.loads((data / "rows.json").read_text())
+        self.bodies = [body(form, content["columns"], values) for values in content["rows"]]
+        self.labels: list[str] = json.loads((data / "labels.json").read_text())
+        self.file = data / f"{form}.txt"
+        self.file.write_text("\n".join(self.bodies))
+
+
+def check(system: System, server: Server, rows: Rows) -> None:
+    """Compare answers with what the pipeline itself says, each asked on a new connection.
+
+    Raises `SystemFailed` when they differ.
+    """
+    if not system.answer:
+        return
+    right = 0
+    deadline = time.monotonic() + 30
+    for text, label in zip(rows.bodies, rows.labels, strict=False):
+        while True:
+            status, answer = server.ask(system.path, text.replace(LAP, "00000"))
+            if status == 200 or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)  # one of several workers still loads the model
+        try:
+            found = answer
+            for step in system.answer:
+                found = found[step]
+        except (LookupError, TypeError):
+            raise SystemFailed(f"its answer ({status}) has no label: {answer!s:.200}") from None
+        right += found == label
+    least = LEAST_AGREEMENT if system.own_model else 1
+    if right < least * len(rows.labels):
+        raise SystemFailed(f"only {right} of {len(rows.labels)} answers are right")
+
+
+# -------------------------------------------------------------------------- environments
+
+
+def install(env: str, python: str, needs: list[str], overrides: tuple[str, ...] = ()) -> None:
+    """Make a virtual environment with bytecode, unless it is there with the same needs."""
+    path = ENVS / env
+    done = path / "needs.txt"
+    wanted = "\n".join([f"python {python}", *needs, *overrides])
+    if done.is_file() and done.read_text() == wanted:
+        return
+    run(UV, "venv", "--quiet", "--clear", "--python", python, path, cwd=WORK)
+    (path / "overrides.txt").write_text("\n".join(overrides))
+    command = (UV, "pip", "install", "--quiet", "--compile-bytecode", "--python", path)
+    run(*command, "--overrides", path / "overrides.txt", *needs, cwd=WORK)
+    done.write_text(wanted)
+
+
+def versions(env: str) -> dict[str, str]:
+    """What is installed, by name."""
+    command = (UV, "pip", "list", "--quiet", "--format", "json", "--python", ENVS / env)
+    return {one["name"]: one["version"] for one in json.loads(run(*command, cwd=WORK))}
+
+
+def site_packages(env: str) -> int:
+    """Bytes of an environment's site-packages, bytecode included."""
+    [directory] = (ENVS / env).glob("lib/python*/site-packages")
+    files = (path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(path.stat().st_size for path in files)
+
+
+def binary(env: str, program: str) -> Path:
+    """A program of an environment."""
+    return ENVS / env / "bin" / program
+
+
+def data_of(columns: int) -> Path:
+    """Where the data of a table's width is."""
+    return WORK / "data" / str(columns)
+
+
+# --------------------------------------------------------------------------- the command
+
+
+def main() -> None:
+    """Measure what was asked for, and write it down."""
+    everything = [*ours.systems(), *read_systems()]
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    keys = ", ".join(system.key for system in everything)
+    parser.add_argument("--systems", nargs="+", metavar="NAME", help=f"only those of: {keys}")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="length of each load")
+    parser.add_argument("--warm-up", type=float, default=WARM_UP, help="seconds before it")
+    parser.add_argument("--starts", type=int, default=STARTS, help="starts that are timed")
+    given = parser.parse_args()
+    chosen = [
+        system
+        for system in everything
+        if not given.systems or any(system.key.startswith(name) for name in given.systems)
+    ]
+    if not chosen:
+        parser.error(f"no system is called so; there are {keys}")
+    signal.signal(signal.SIGTERM, _leave)
+    WORK.mkdir(parents=True, exist_ok=True)
+    bench = Bench(given.seconds, given.warm_up, given.starts)
+    try:
+        bench.prepare({system.columns for system in chosen})
+    except SystemFailed as exc:
+        raise SystemExit(f"the project could not be made: {exc}") from None
+    measured = []
+    for system in chosen:
+        measured.append(bench.measure(system))
+        results = {
+            "machine": report.machine(),
+            "python": bench.python,
+            "seconds": bench.seconds,
+            "warm_up": bench.warm_up,
+            "systems": [asdict(figures) for figures in measured],
+        }
+        (WORK / "results.json").write_text(json.dumps(results, indent=1))
+    is_full = not given.systems and given.seconds >= SECONDS
+    write(results, bench.python, is_full)
+
+
+def write(results: dict[str, Any], python: str, is_full: bool) -> None:
+    """Tables and plot: for people into build/bench/, and of a full run where they are read."""
+    print("\n" + report.tables(results))
+    (WORK / "report.md").write_text(report.tables(results) + "\n\n" + report.summary(results))
+    plot = WORK / "serving.svg"
+    script = ROOT / "benchmarks" / "plot.py"
+    install("plot", python, read_head(script)["dependencies"])
+    run(binary("plot", "python"), script, WORK / "results.json", plot, cwd=WORK)
+    if is_full:
+        report.put(ROOT / "benchmarks" / "README.md", "serving", report.tables(results))
+        report.put(ROOT / "README.md", "serving", report.summary(results))
+        shutil.copy(plot, ROOT / "benchmarks" / "serving.svg")
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """On SIGTERM end every process first, as on Ctrl-C."""
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

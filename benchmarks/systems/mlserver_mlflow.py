@@ -1,0 +1,17 @@
+# /// script
+# dependencies = ["mlserver==1.7.1", "mlserver-mlflow==1.7.1"]
+#
+# [tool.bench]
+# title = "MLServer, mlflow runtime"
+# command = ["python", "{file}"]
+# path = "/v2/models/model/infer"
+# form = "v2"
+# answer = ["outputs", 0, "data", 0]
+# ///
+"""MLServer with its MLflow runtime in one worker process, as its default is."""
+
+import os
+
+from mlserver_settings import start
+
+start("mlserver_mlflow.MLflowRuntime", os.environ["MODEL"])

@@ -1,0 +1,17 @@
+# /// script
+# dependencies = ["mlserver==1.7.1", "mlserver-sklearn==1.7.1"]
+#
+# [tool.bench]
+# title = "MLServer, sklearn runtime"
+# command = ["python", "{file}"]
+# path = "/v2/models/model/infer"
+# form = "v2"
+# answer = ["outputs", 0, "data", 0]
+# ///
+"""MLServer with its scikit-learn runtime in one worker process, as its default is."""
+
+import os
+
+from mlserver_settings import start
+
+start("mlserver_sklearn.SKLearnModel", os.environ["MODEL"] + "/model.pkl")
