@@ -34,6 +34,7 @@ def _system(name: str, workers: int = 1, columns: int = 10) -> System:
         answer=("prediction",),
         env=name,
         compiled=name == "compiled",
+        profiled=workers == 1 and not is_wide,
         columns=columns,
         clients=(1, 32) if is_wide else (1, 8, 32),
         rates=() if is_wide else (50, 500),

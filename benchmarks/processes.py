@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -66,9 +67,10 @@ class Server:
         raise SystemFailed(f"it was not ready in {READY_WITHIN_SECONDS} s: {last!s:.200}")
 
     def tail(self) -> str:
-        """The last line that it logged."""
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        return lines[-1].strip()[:300] if lines else "it logged nothing"
+        """The last line of its log that names an exception, or else the last of all."""
+        lines = self.log.read_text(errors="replace").strip().splitlines() or ["no log"]
+        errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
+        return (errors or lines)[-1].strip()[:300]
 
     def memory(self) -> int:
         """Bytes of all its processes together, shared pages counted once (PSS)."""

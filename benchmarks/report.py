@@ -30,11 +30,10 @@ def tables(results: dict[str, Any]) -> str:
     measured = [one for one in results["systems"] if not one["failure"]]
     narrow = [one for one in measured if one["columns"] <= WIDE]
     wide = [one for one in measured if one["columns"] > WIDE]
-    ten = [*narrow, *(one for one in wide if False)]
     parts = [
-        _overview(ten),
+        _overview(narrow),
         "Open loop: requests arrive at random at a fixed rate.",
-        _open(ten),
+        _open(narrow),
     ]
     if wide:
         base = [one for one in narrow if any(one["key"] == w["key"].split("-")[0] for w in wide)]
@@ -46,6 +45,23 @@ def tables(results: dict[str, Any]) -> str:
         _notes(results),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def profile(results: dict[str, Any]) -> str:
+    """Where the time of one request goes, by engine."""
+    ours = [one for one in results["systems"] if one["parts"]]
+    head = ["µs per request", *(one["title"] for one in ours)]
+    parts = [one["parts"] for one in ours]
+    rows = [[name, *(_number(part[name]) for part in parts)] for name in (parts or [{}])[0]]
+    whole = [sum(part.values()) for part in parts]
+    rows.append(["**the application**", *(f"**{_number(value)}**" for value in whole)])
+    alone = [_closed(one, 1) for one in ours]
+    server = [
+        _number(load.p50 * 1000 - value) if load else "-"
+        for load, value in zip(alone, whole, strict=True)
+    ]
+    rows.append(["uvicorn, sockets, load generator", *server])
+    return _table(head, rows)
 
 
 def summary(results: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ from benchmarks.systems import System, body, read_head, read_systems
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "bench"
 PROJECT = WORK / "project"
+CONFIG = PROJECT / "configs" / "development.yaml"
 ENVS = WORK / "envs"
 LIBRARIES = ("cloudpickle", "numpy", "pandas", "scikit-learn", "scipy")
 """What every system that serves our model has in the version that trained it."""
@@ -57,6 +58,8 @@ class Figures:
     size: int | None = None
     """Bytes of site-packages."""
     versions: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
+    """Ours: microseconds of each part of a request, in process."""
 
 
 @dataclass
@@ -161,6 +164,8 @@ class Bench:
             for rate in system.rates:
                 loaded, _ = self.run_load(server, system, rows, "--rate", str(rate))
                 figures.loads.append(loaded)
+        if system.profiled:
+            figures.parts = self.profile(system, rows)
         for _ in range(self.starts):
             with self.serving(system) as server:
                 figures.ready.append(server.wait(system.path, first))
@@ -188,9 +193,23 @@ class Bench:
             raise SystemFailed(f"it answered nothing under load: {result.errors}")
         return result, memory
 
+    def profile(self, system: System, rows: "Rows") -> dict[str, float]:
+        """Take a request of ours apart, in a process without a server."""
+        settings = {
+            "MODEL_URI": str(self.models[system.columns]),
+            "ENGINE": ours.ENGINES[system.env],
+            "CONFIG_PATH": str(CONFIG),
+        }
+        script = ROOT / "benchmarks" / "profile_request.py"
+        command = (binary(system.env, "python"), script, rows.file)
+        output = run(*command, cwd=self.directory(system), env=settings)
+        parts: dict[str, float] = json.loads(output)
+        return parts
+
     def measure_in_process(self, system: System) -> list[Result]:
         """Run what measures itself, and read its result."""
-        words = self.words(system, system.command, seconds=self.seconds)
+        data = data_of(system.columns)
+        words = self.words(system, system.command, data=data, seconds=self.seconds)
         output = run(*words, cwd=self.directory(system), env=self.environment(system))
         result = Result(**json.loads(output))
         print(f"  {report.line(result)}", flush=True)
@@ -205,8 +224,7 @@ class Bench:
 
     def words(self, system: System, command: tuple[str, ...], **words: object) -> list[str]:
         """A command of the system, with its words put in and its program found."""
-        config = PROJECT / "configs" / "development.yaml"
-        given = {"model": self.models[system.columns], "config": config, **words}
+        given = {"model": self.models[system.columns], "config": CONFIG, **words}
         program, *rest = system.filled(command, **given)
         return [str(binary(system.env, program)), *rest]
 
@@ -348,13 +366,15 @@ def main() -> None:
 
 def write(results: dict[str, Any], python: str, is_full: bool) -> None:
     """Tables and plot: for people into build/bench/, and of a full run where they are read."""
-    print("\n" + report.tables(results))
-    (WORK / "report.md").write_text(report.tables(results) + "\n\n" + report.summary(results))
+    parts = [report.tables(results), report.profile(results), report.summary(results)]
+    (WORK / "report.md").write_text("\n\n".join(parts))
+    print("\n" + "\n\n".join(parts))
     plot = WORK / "serving.svg"
     script = ROOT / "benchmarks" / "plot.py"
     install("plot", python, read_head(script)["dependencies"])
     run(binary("plot", "python"), script, WORK / "results.json", plot, cwd=WORK)
     if is_full:
+        report.put(ROOT / "benchmarks" / "README.md", "profile", report.profile(results))
         report.put(ROOT / "benchmarks" / "README.md", "serving", report.tables(results))
         report.put(ROOT / "README.md", "serving", report.summary(results))
         shutil.copy(plot, ROOT / "benchmarks" / "serving.svg")

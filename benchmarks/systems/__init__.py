@@ -44,6 +44,8 @@ class System:
     """It trained a model itself, which need not agree with ours on every row."""
     compiled: bool = False
     """It needs the compiled form of our model."""
+    profiled: bool = False
+    """Its requests are also taken apart, in process."""
     columns: int = 10
     clients: tuple[int, ...] = (1, 8, 32)
     rates: tuple[int, ...] = (50,)
@@ -75,15 +77,15 @@ def _read(file: Path) -> list[System]:
     known = {one.name for one in fields(System)}
     systems = []
     for variant in bench.pop("variants", [{}]):
-        given = {
+        given: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in {**bench, **variant}.items()
         }
         words = {name: given.pop(name) for name in list(given) if name not in known}
-        needs = {"dependencies": tuple(head["dependencies"]), "overrides": tuple(overrides)}
-        key = given["title"].replace("`", "").replace(",", "").replace(" ", "-").lower()
-        key = given.pop("key", key)
-        systems.append(System(key=key, env=file.stem, words=words, **needs, **given))
+        given["dependencies"] = tuple(head["dependencies"])
+        given["overrides"] = tuple(overrides)
+        key = re.sub(r"[^a-z0-9.]+", "-", given["title"].lower()).strip("-")
+        systems.append(System(key=key, env=file.stem, words=words, **given))
     return systems
 
 

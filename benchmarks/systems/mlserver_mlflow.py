@@ -1,5 +1,6 @@
 # /// script
-# dependencies = ["mlserver==1.7.1", "mlserver-mlflow==1.7.1"]
+# # Its workers end with an error under uvloop 0.22 and newer.
+# dependencies = ["mlserver==1.7.1", "mlserver-mlflow==1.7.1", "uvloop==0.21.0"]
 #
 # [tool.bench]
 # title = "MLServer, mlflow runtime"

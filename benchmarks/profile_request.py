@@ -1,0 +1,133 @@
+"""Where the time of one request goes: run with a rendered project's Python.
+
+python profile_request.py BODIES   prints the median microseconds of each part as JSON
+
+`MODEL_URI`, `ENGINE` and `CONFIG_PATH` name the model, as for `mmp serve-api`. Every part is the
+project's own object, called as its route calls it; the whole is the ASGI application, without a
+server and without sockets.
+"""
+
+import asyncio
+import gc
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from serving.app import create_app
+from serving.body import parse_json
+
+REST = "middleware, route, limits, metrics, log"
+LAP = "#####"  # see load.py
+SECONDS = 1.0
+MOST = 4000
+
+
+def main(bodies: list[bytes]) -> None:
+    """Measure the parts, then the whole, and print them."""
+    asyncio.run(_profile(bodies))
+
+
+async def _profile(bodies: list[bytes]) -> None:
+    app = create_app()
+    async with app.router.lifespan_context(app):
+        service = app.state.service
+        while service.model is None:
+            await asyncio.sleep(0.01)
+        parts = _parts(service.model, bodies)
+        whole = await _whole(app, bodies)
+    parts[REST] = whole - sum(parts.values())
+    print(json.dumps({name: seconds * 1e6 for name, seconds in parts.items()}))
+
+
+def _parts(model: Any, bodies: list[bytes]) -> dict[str, float]:
+    """Median seconds of each part."""
+    rows: Callable[[Any], Any] = model.rows
+    contents = [parse_json(body) for body in bodies]
+    samples = [model.request_schema.model_validate(content) for content in contents]
+    taken = [rows([sample]) for sample in samples]
+    tables = [model._read(row) for row in taken]
+    predictions = [model.predict(table) for table in tables]
+    answers = [model.answers_to(*pair)[0] for pair in zip(taken, predictions, strict=True)]
+    return {
+        "parse JSON": _median(parse_json, bodies),
+        "validate": _median(model.request_schema.model_validate, contents),
+        "build the table": _median(lambda sample: model._read(rows([sample])), samples),
+        "model call": _median(model.predict, tables),
+        "form the answer": _median(
+            lambda pair: model.answers_to(*pair), list(zip(taken, predictions, strict=True))
+        ),
+        "serialise": _median(lambda answer: answer.model_dump_json(by_alias=True), answers),
+    }
+
+
+def _median(function: Callable[[Any], object], arguments: list[Any]) -> float:
+    """Median seconds of a call, each with another argument, after some that do not count."""
+    times = []
+    end = perf_counter() + 1.2 * SECONDS
+    gc.collect()
+    for turn in range(MOST):
+        argument = arguments[turn % len(arguments)]
+        started = perf_counter()
+        function(argument)
+        times.append(perf_counter() - started)
+        if started > end:
+            break
+    return statistics.median(times[len(times) // 5 :])
+
+
+async def _whole(app: Any, bodies: list[bytes]) -> float:
+    """Median seconds of a request to the ASGI application."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/predict",
+        "raw_path": b"/predict",
+        "query_string": b"",
+        "root_path": "",
+        "client": ("127.0.0.1", 50000),
+        "server": ("127.0.0.1", 8000),
+    }
+    status = 0
+
+    async def send(message: dict[str, Any]) -> None:
+        nonlocal status
+        status = message.get("status", status)
+
+    times = []
+    end = perf_counter() + 1.2 * SECONDS
+    for turn in range(MOST):
+        body = bodies[turn % len(bodies)]
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+        length = str(len(body)).encode()
+        headers = [
+            (b"host", b"127.0.0.1:8000"),
+            (b"content-type", b"application/json"),
+            (b"accept", b"*/*"),
+            (b"content-length", length),
+        ]
+
+        async def receive(messages: list[dict[str, Any]] = messages) -> dict[str, Any]:
+            if messages:
+                return messages.pop()
+            return await asyncio.Future[dict[str, Any]]()  # the caller stays
+
+        started = perf_counter()
+        await app({**scope, "headers": headers, "state": {}}, receive, send)
+        times.append(perf_counter() - started)
+        if status != 200:
+            raise SystemExit(f"the application answered {status}")
+        if started > end:
+            break
+    return statistics.median(times[len(times) // 5 :])
+
+
+if __name__ == "__main__":
+    lines = Path(sys.argv[1]).read_text().splitlines()
+    main([line.replace(LAP, "00000").encode() for line in lines[:1000]])
