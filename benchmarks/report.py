@@ -30,18 +30,14 @@ def tables(results: dict[str, Any]) -> str:
     measured = [one for one in results["systems"] if not one["failure"]]
     narrow = [one for one in measured if one["columns"] <= WIDE]
     wide = [one for one in measured if one["columns"] > WIDE]
-    parts = [
-        _overview(narrow),
-        "Open loop: requests arrive at random at a fixed rate.",
-        _open(narrow),
-    ]
+    parts = [_overview(narrow), _open(narrow)]
     if wide:
         base = [one for one in narrow if any(one["key"] == w["key"].split("-")[0] for w in wide)]
-        parts += ["Wider tables, where every tenth column is text:", _wide([*base, *wide])]
+        parts.append(_wide([*base, *wide]))
     parts += [
-        "<details><summary>Every load of every system</summary>\n",
+        "<details><summary>Every load of every system</summary>",
         _everything(measured),
-        "\n</details>",
+        "</details>",
         _notes(results),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -51,8 +47,10 @@ def profile(results: dict[str, Any]) -> str:
     """Where the time of one request goes, by engine."""
     ours = [one for one in results["systems"] if one["parts"]]
     head = ["µs per request", *(one["title"] for one in ours)]
+    if not ours:
+        return ""
     parts = [one["parts"] for one in ours]
-    rows = [[name, *(_number(part[name]) for part in parts)] for name in (parts or [{}])[0]]
+    rows = [[name, *(_number(part[name]) for part in parts)] for name in parts[0]]
     whole = [sum(part.values()) for part in parts]
     rows.append(["**the application**", *(f"**{_number(value)}**" for value in whole)])
     alone = [_closed(one, 1) for one in ours]
@@ -91,12 +89,11 @@ def summary(results: dict[str, Any]) -> str:
 
 def line(result: Result) -> str:
     """One result in words, for whoever waits."""
-    load = f"{result.clients} clients" if result.mode == "closed" else f"{result.rate:g}/s"
     parts = [f"{_number(result.per_second)} requests/s", f"p50 {_number(result.p50)} ms"]
     parts += [f"p95 {_number(result.p95)} ms", f"p99 {_number(result.p99)} ms"]
     if trouble := _trouble(result):
         parts.append(f"errors: {trouble}")
-    return f"{load}: {', '.join(parts)}"
+    return f"{_load(result)}: {', '.join(parts)}"
 
 
 # -------------------------------------------------------------------------------- tables
@@ -175,9 +172,8 @@ def _everything(systems: list[System]) -> str:
     rows = []
     for one in systems:
         for load in _loads(one):
-            name = f"{load.clients} clients" if load.mode == "closed" else f"{load.rate:g}/s"
             values = (load.per_second, load.p50, load.p95, load.p99, load.worst)
-            rows.append([one["title"], name, *map(_number, values), _trouble(load) or "0"])
+            rows.append([one["title"], _load(load), *map(_number, values), _trouble(load) or "0"])
     return _table(head, rows)
 
 
@@ -199,6 +195,11 @@ def _notes(results: dict[str, Any]) -> str:
             f"{one['title']} is not measured: {one['failure'].replace('|', '/')}"
             for one in results["systems"]
             if one["failure"]
+        ),
+        *(
+            f"{one['title']} is not taken apart: {one['not_profiled'].replace('|', '/')}"
+            for one in results["systems"]
+            if one["not_profiled"]
         ),
     ]
     return "\n".join(f"- {line}" for line in lines)
@@ -244,6 +245,13 @@ def _megabytes(value: int | None) -> str:
 
 def _seconds(starts: list[float]) -> str:
     return f"{statistics.median(starts):.1f} s" if starts else "-"
+
+
+def _load(result: Result) -> str:
+    """Which load it was."""
+    if result.mode == "open":
+        return f"{result.rate:g}/s"
+    return f"{result.clients} client{'s' * (result.clients > 1)}"
 
 
 def _errors(loads: list[Result]) -> str:

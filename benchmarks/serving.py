@@ -60,6 +60,8 @@ class Figures:
     versions: dict[str, str] = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
     """Ours: microseconds of each part of a request, in process."""
+    not_profiled: str = ""
+    """Why there are no parts."""
 
 
 @dataclass
@@ -95,12 +97,12 @@ class Bench:
         """Train, and compile where the project can, and return the model's directory."""
         data = data_of(columns)
         script = ROOT / "benchmarks" / "data.py"
-        run(binary("training", "python"), script, "make", data, str(columns), cwd=WORK)
+        run(binary("training", "python"), "-P", script, "make", data, str(columns), cwd=WORK)
         command = (binary("training", "mmp"), "train", "--recipe-path", data / "recipe.yaml")
         output = run(*command, "--data-path", data / "data.csv", cwd=PROJECT)
         model_id = output.partition("model_id: ")[2].split()[0]
         [model] = PROJECT.glob(f"mlruns/*/models/{model_id}/artifacts")
-        run(binary("training", "python"), script, "label", data, model, cwd=WORK)
+        run(binary("training", "python"), "-P", script, "label", data, model, cwd=WORK)
         try:
             data_path = ("--data-path", data / "data.csv")
             run(binary("training", "mmp"), "compile", "--model-uri", model, *data_path, cwd=PROJECT)
@@ -164,11 +166,14 @@ class Bench:
             for rate in system.rates:
                 loaded, _ = self.run_load(server, system, rows, "--rate", str(rate))
                 figures.loads.append(loaded)
-        if system.profiled:
-            figures.parts = self.profile(system, rows)
         for _ in range(self.starts):
             with self.serving(system) as server:
                 figures.ready.append(server.wait(system.path, first))
+        if system.profiled:
+            try:
+                figures.parts = self.profile(system, rows)
+            except SystemFailed as exc:
+                figures.not_profiled = str(exc)
 
     def run_load(
         self, server: Server, system: System, rows: "Rows", *mode: str
@@ -201,7 +206,7 @@ class Bench:
             "CONFIG_PATH": str(CONFIG),
         }
         script = ROOT / "benchmarks" / "profile_request.py"
-        command = (binary(system.env, "python"), script, rows.file)
+        command = (binary(system.env, "python"), "-P", script, rows.file)
         output = run(*command, cwd=self.directory(system), env=settings)
         parts: dict[str, float] = json.loads(output)
         return parts
@@ -349,7 +354,7 @@ def main() -> None:
         bench.prepare({system.columns for system in chosen})
     except SystemFailed as exc:
         raise SystemExit(f"the project could not be made: {exc}") from None
-    measured = []
+    measured: list[Figures] = []
     for system in chosen:
         measured.append(bench.measure(system))
         results = {
@@ -372,7 +377,7 @@ def write(results: dict[str, Any], python: str, is_full: bool) -> None:
     plot = WORK / "serving.svg"
     script = ROOT / "benchmarks" / "plot.py"
     install("plot", python, read_head(script)["dependencies"])
-    run(binary("plot", "python"), script, WORK / "results.json", plot, cwd=WORK)
+    run(binary("plot", "python"), "-P", script, WORK / "results.json", plot, cwd=WORK)
     if is_full:
         report.put(ROOT / "benchmarks" / "README.md", "profile", report.profile(results))
         report.put(ROOT / "benchmarks" / "README.md", "serving", report.tables(results))
