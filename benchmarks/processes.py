@@ -18,7 +18,10 @@ READY_WITHIN_SECONDS = 90
 STOP_WITHIN_SECONDS = 10
 
 # What the caller's shell has activated or configured is none of a server's business.
-_FOREIGN = ("VIRTUAL_ENV", "PYTHON", "UV_P", "MLFLOW_", "MODEL", "LOG_", "WORKERS")
+_FOREIGN = (
+    *("API_KEY", "BENTOML_", "CONFIG_PATH", "DATA_PATH", "ENGINE", "HOST", "LOG_", "MAX_"),
+    *("MLFLOW_", "MODEL", "PORT", "PYTHON", "RECIPE_PATH", "UV_P", "VIRTUAL_ENV", "WORKERS"),
+)
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
 
 
