@@ -55,6 +55,7 @@ def _bars(axes: Any, titles: Any, values: Any, colours: Any, label: str) -> None
     axes.set_yticks(places, titles)
     axes.bar_label(bars, [f"{v:,.0f}" if v >= 10 else f"{v:.1f}" for v in values], padding=3)
     axes.set_xscale("log")
+    axes.margins(y=0.01)
     axes.set_xlim(min(values) / 2, max(values) * 6)  # place for the figures
     axes.set_title(label, fontsize=9)
     axes.tick_params(which="both", length=0, labelbottom=False)

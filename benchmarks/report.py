@@ -69,7 +69,7 @@ def summary(results: dict[str, Any]) -> str:
     yardstick = _closed(by_key[YARDSTICK], 32) if YARDSTICK in by_key else None
     head = ["", "requests/s", "", "p95", "memory", "ready"]
     rows = []
-    for one in measured:
+    for one in sorted(measured, key=_rate, reverse=True):
         at = _closed(one, 32)
         if one["kind"] == "ceiling" or at is None:
             continue
@@ -228,6 +228,12 @@ def _closed(system: System, clients: int) -> Result | None:
         if load.mode == "closed" and load.clients == clients:
             return load
     return None
+
+
+def _rate(system: System) -> float:
+    """Requests per second at 32 clients."""
+    at = _closed(system, 32)
+    return at.per_second if at else 0
 
 
 def _number(value: float) -> str:
