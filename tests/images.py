@@ -110,16 +110,19 @@ def wait_for_health(container: Container, status: str, within_seconds: float = 6
     raise AssertionError(f"{container.health}, not {status}\n{logs}")
 
 
-def ask(container: Container, path: str, body: Any = None) -> Any:
+def ask(container: Container, path: str, body: Any = None, status: int = 200) -> Any:
     """Send a request from inside the container, which has Python and no curl."""
     script = (
-        "import os, sys, urllib.request as u; "
-        "r = u.Request('http://127.0.0.1:' + os.environ['PORT'] + sys.argv[1], "
-        "sys.argv[2].encode() or None, {'Content-Type': 'application/json'}); "
-        "print(u.urlopen(r).read().decode())"
+        "import http.client, os, sys; "
+        "c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT'])); "
+        "c.request('POST' if sys.argv[2] else 'GET', sys.argv[1], sys.argv[2] or None, "
+        "{'Content-Type': 'application/json'}); "
+        "r = c.getresponse(); print(r.status, r.read().decode())"
     )
     data = "" if body is None else json.dumps(body)
     answer = container.exec_run(["python", "-c", script, path, data])
     output = bytes(answer.output).decode()  # type: ignore[arg-type]  # bytes, as nothing streams
     assert answer.exit_code == 0, output
-    return json.loads(output)
+    answered, _, content = output.partition(" ")
+    assert answered == str(status), output
+    return json.loads(content)

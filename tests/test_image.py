@@ -34,7 +34,10 @@ from serving import train
 
 BUDGET_MB = {"api": QUESTIONS["image_size_budget_mb"]["default"]}
 BUDGET_MB |= {"training": 650, "inference": 650, "mlflow": 900}
+BUDGET_MB |= {"compiled": 380, "compiled-with-model": 300}
 COMMANDS = {"api": "serve-api", "training": "train", "inference": "batch-inference"}
+COMMANDS |= {"compiled": "serve-api"}
+SERVING = {"api", "compiled"}
 BASE = "python:3.11-slim"
 needs_docker = pytest.mark.docker
 
@@ -84,7 +87,7 @@ def project(render: Render, engine: docker.DockerClient) -> Path:
 
 @pytest.fixture(scope="module")
 def model(project: Path) -> Path:
-    """The directory of a trained model."""
+    """The directory of a trained and compiled model."""
     train(project)
     [logged] = project.glob("mlruns/*/models/*/artifacts/MLmodel")
     return logged.parent
@@ -97,7 +100,7 @@ def images(request: pytest.FixtureRequest, project: Path) -> dict[str, str]:
     lock = project / "uv.lock"
     aside = lock.rename(lock.with_suffix(".aside")) if request.param == "3.13" else None
     try:
-        stages = (*ALL_STAGES, "mlflow")
+        stages = (*ALL_STAGES, "compiled", "mlflow")
         return {stage: build(project, *version, "--target", stage) for stage in stages}
     finally:
         if aside:
@@ -110,6 +113,13 @@ def with_model(project: Path, model: Path, engine: docker.DockerClient) -> str:
     return build(project, "--target", "api-with-model", "--build-context", f"model={model}")
 
 
+@pytest.fixture(scope="module")
+def compiled_with_model(project: Path, model: Path, engine: docker.DockerClient) -> str:
+    """The API with a compiled model inside."""
+    inside = ("--build-context", f"model={model}")
+    return build(project, "--target", "compiled-with-model", *inside)
+
+
 @needs_docker
 def test_images_are_small_and_unprivileged(
     engine: docker.DockerClient, images: dict[str, str]
@@ -119,7 +129,7 @@ def test_images_are_small_and_unprivileged(
         assert attributes["Size"] / 1e6 < BUDGET_MB[stage], stage
         config = attributes["Config"]
         assert config["User"] == "1001:0"
-        assert bool(config.get("Healthcheck")) == (stage == "api")
+        assert bool(config.get("Healthcheck")) == (stage in SERVING)
         assert config["Labels"]["org.opencontainers.image.title"] == "image"
         if stage in COMMANDS:
             assert (config["Entrypoint"], config["Cmd"]) == (["mmp"], [COMMANDS[stage]])
@@ -211,6 +221,95 @@ def test_the_image_with_a_model_needs_one(project: Path, tmp_path: Path) -> None
     refused = run(*command, *empty, ".", cwd=project, check=False)
     assert refused.returncode != 0
     assert "has no file MLmodel" in refused.stderr
+
+
+@needs_docker
+def test_images_of_compiled_models_hold_only_what_runs_them(
+    engine: docker.DockerClient, images: dict[str, str], compiled_with_model: str
+) -> None:
+    script = "import importlib.metadata as m; print(*(d.name for d in m.distributions()))"
+    native = {"scikit-learn", "scipy", "pandas", "joblib"}
+    for image, without in (
+        (images["compiled"], native),
+        (compiled_with_model, native | {"mlflow-skinny", "cloudpickle"}),
+    ):
+        installed = set(sh(engine, image, f"python -c '{script}'").lower().split())
+        assert {"onnxruntime", "numpy", "fastapi"} < installed
+        assert not without & installed
+    assert sh(engine, compiled_with_model, "ls /app/model").split() == [
+        "MLmodel",
+        "compiled",
+        "input_example.json",
+        "requirements.txt",
+    ]
+    size = engine.images.get(compiled_with_model).attrs["Size"]
+    assert size / 1e6 < BUDGET_MB["compiled-with-model"]
+
+
+@needs_docker
+def test_a_compiled_model_answers_as_the_native_image_does(
+    engine: docker.DockerClient,
+    images: dict[str, str],
+    with_model: str,
+    model: Path,
+    compiled_with_model: str,
+) -> None:
+    """Inside the image or mounted, without network, on a read-only root, for any user."""
+    mounted = {
+        "volumes": [f"{model}:/model:ro"],
+        "environment": {"MODEL_URI": "/model"},
+    }
+    with (
+        started(engine, with_model, **HARDENED) as native,
+        started(engine, compiled_with_model, user="54321", **HARDENED) as inside,
+        started(engine, images["compiled"], user="54321", **HARDENED, **mounted) as outside,
+    ):
+        for container in (native, inside, outside):
+            wait_for_health(container, "healthy")
+        schemas = ask(native, "/openapi.json")["components"]["schemas"]
+        row: dict[str, Any] = schemas["PredictionRequest"]["example"]
+        changes: list[dict[str, Any]] = [
+            {},
+            {"sex": None},
+            {"island": "Nowhere"},
+            {"body_mass_g": 6000, "sex": "female"},
+        ]
+        rows = {"samples": [row | change for change in changes]}
+        expected = ask(native, "/predict/batch", rows)["predictions"]
+        assert ask(native, "/model")["engine"]["name"] == "sklearn"
+        for container in (inside, outside):
+            described = ask(container, "/model")["engine"]
+            assert described["name"] == "onnx"
+            assert described["proof"]["rows_of_data"] > 300
+            answers = ask(container, "/predict/batch", rows)["predictions"]
+            for answer, wanted in zip(answers, expected, strict=True):
+                for name in ("confidence", "probabilities"):
+                    assert answer.pop(name) == pytest.approx(wanted[name], abs=1e-5)
+                assert answer == {name: wanted[name] for name in answer}
+
+
+@needs_docker
+def test_a_model_that_is_not_compiled_is_refused(
+    engine: docker.DockerClient,
+    project: Path,
+    model: Path,
+    images: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    model = shutil.copytree(model, tmp_path / "model", ignore=shutil.ignore_patterns("compiled"))
+    reason = "engine onnx: the model is not compiled ('mmp compile' does that)"
+    target = ("--target", "compiled-with-model", "--build-context", f"model={model}")
+    refused = run("docker", "build", "--progress", "plain", *target, ".", cwd=project, check=False)
+    assert refused.returncode != 0
+    assert f"mmp: model /model: {reason}" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+    mounted = {"volumes": [f"{model}:/model:ro"], "environment": {"MODEL_URI": "/model"}}
+    quick = {"interval": 10**9, "timeout": 3 * 10**9, "retries": 1, "start_period": 10**6}
+    options = HARDENED | mounted | {"healthcheck": quick}
+    with started(engine, images["compiled"], **options) as container:
+        wait_for_health(container, "unhealthy")
+        assert reason in ask(container, "/ready", status=503)["detail"]
 
 
 @needs_docker

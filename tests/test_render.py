@@ -131,7 +131,7 @@ def test_pyproject_says_what_was_chosen(
     assert (project / ".python-version").read_text() == f"{python_version}\n"
     compile_ = ["compile"] if "training" in stages else []
     assert pyproject["tool"]["uv"]["default-groups"] == ["compiled", *compile_, "dev", *stages]
-    groups = {"http", "native", "compiled", "mlflow", "dev", *compile_, *stages}
+    groups = {"http", "tracking", "native", "compiled", "mlflow", "dev", *compile_, *stages}
     assert pyproject["dependency-groups"].keys() == groups
 
 
@@ -145,7 +145,7 @@ def test_every_place_for_own_dependencies_is_marked(project: Path) -> None:
 def test_dependencies_of_the_api_have_no_training_libraries(render: Render) -> None:
     pyproject = tomllib.loads((render() / "pyproject.toml").read_text(encoding="utf-8"))
     groups = pyproject["dependency-groups"]
-    api = " ".join(str(entry) for name in ("native", "api") for entry in groups[name])
+    api = " ".join(str(entry) for name in ("tracking", "native", "api") for entry in groups[name])
     for library in ("pyarrow", "sqlalchemy", "alembic", "pytest"):
         assert library not in api
 
