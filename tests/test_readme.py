@@ -154,6 +154,8 @@ def test_docker_commands_of_the_rendered_readme(render: Render, model: Path) -> 
         if "--wait api" in command:
             type_command(curl)
             assert '"prediction":"Adelie"' in reader.answers[-1]
+            engine = httpx.get(f"http://127.0.0.1:{port}/model", trust_env=False).json()["engine"]
+            assert engine["name"] == ("onnx" if "API_TARGET=compiled" in command else "sklearn")
         if "batch-inference" in command:
             assert (project / "output/predictions.parquet").stat().st_size > 0
 
