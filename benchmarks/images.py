@@ -45,7 +45,7 @@ SETTLE_SECONDS = 3
 CLIENTS = 8
 LOAD_SECONDS = 10
 GZIP_LEVEL = 6
-LIBRARIES = ("fastapi", "mlflow-skinny", "scikit-learn", "pandas", "numpy")
+LIBRARIES = ("fastapi", "mlflow-skinny", "scikit-learn", "pandas", "numpy", "onnxruntime")
 
 # What the caller's shell has activated is none of the project's business.
 ENVIRONMENT = {
@@ -116,32 +116,37 @@ def render() -> None:
 
 
 def train() -> Path:
-    """Train on the example's recipe and return the directory of the model."""
+    """Train on the example's recipe and return the directory of the model, compiled."""
     run(find_uv_bin(), "run", "mmp", "train", cwd=PROJECT)
     [logged] = PROJECT.glob("mlruns/*/models/*/artifacts/MLmodel")
     return logged.parent
 
 
-def candidates(client: docker.DockerClient, model: Path) -> list[Candidate]:
+def candidates(client: docker.DockerClient, compiled: Path) -> list[Candidate]:
     """Build the images, one at a time: ours, MLflow's, the one with everything."""
+    # For the other rows as it is without its compiled form, which would be served where it can.
+    without = shutil.ignore_patterns("compiled")
+    model: Path = shutil.copytree(compiled, WORK / "model", ignore=without)
     python = (PROJECT / ".python-version").read_text().strip()
     base = f"python:{python}-slim"
     newer = ("--build-arg", "PYTHON_VERSION=3.13")
     tracking = build("mlflow", "--target", "mlflow")
     api = build("api", "--target", "api")
     row = example(client, api, model)
-    mounted = {
-        "volumes": [f"{model}:/model:ro"],
-        "environment": {"MODEL_URI": "/model"},
-    }
-    ours = Service(8000, "/ready", "/predict", row, mounted)
+    ours = Service(8000, "/ready", "/predict", row, mounted(model))
+    graph = Service(8000, "/ready", "/predict", row, mounted(compiled))
     baked = Service(8000, "/ready", "/predict", row)
     scoring = Service(8080, "/ping", "/invocations", {"dataframe_records": [row]})
     inside = ("--target", "api-with-model", "--build-context", f"model={model}")
+    graph_inside = ("--target", "compiled-with-model", "--build-context", f"model={compiled}")
     return [
         Candidate("base image", base),
         Candidate("**api**", api, ours),
         Candidate("**api** with its model", build("api-with-model", *inside), baked),
+        Candidate("**compiled**", build("compiled", "--target", "compiled"), graph),
+        Candidate(
+            "**compiled** with its model", build("compiled-with-model", *graph_inside), baked
+        ),
         Candidate("**training**", build("training", "--target", "training")),
         Candidate("**inference**", build("inference", "--target", "inference")),
         Candidate("**mlflow** (tracking server)", tracking, Service(5000, "/health")),
@@ -150,6 +155,11 @@ def candidates(client: docker.DockerClient, model: Path) -> list[Candidate]:
         Candidate("base image, Python 3.13", "python:3.13-slim"),
         Candidate("**api**, Python 3.13", build("api-3.13", "--target", "api", *newer), ours),
     ]
+
+
+def mounted(model: Path) -> dict[str, Any]:
+    """Options of a container that finds its model in a volume."""
+    return {"volumes": [f"{model}:/model:ro"], "environment": {"MODEL_URI": "/model"}}
 
 
 def build(name: str, *options: str | Path, context: Path = PROJECT) -> str:
@@ -192,8 +202,7 @@ def remove_images(client: docker.DockerClient) -> None:
 
 def example(client: docker.DockerClient, api: str, model: Path) -> Any:
     """The row that the OpenAPI document gives as an example."""
-    service = Service(8000, "/ready", options={"environment": {"MODEL_URI": "/model"}})
-    service.options["volumes"] = [f"{model}:/model:ro"]
+    service = Service(8000, "/ready", options=mounted(model))
     with started(client, api, service) as (_, port):
         _, document = ask(port, "/openapi.json")
     return json.loads(document)["components"]["schemas"]["PredictionRequest"]["example"]
