@@ -23,8 +23,8 @@ GRAPH = "model.onnx"
 DESCRIPTION = "compiled.json"
 
 MISSING_TEXT = "\uffff"
-"""What stands for a missing value in a tensor of strings, which has none: no character of any
-text. A zero byte would not do, as ONNX Runtime cuts constants there."""
+"""What stands for a missing value in a tensor of strings, which has none. A text that begins with
+it has it twice. A zero byte would not do, as ONNX Runtime cuts constants there."""
 
 Feed = dict[str, np.ndarray]
 """The graph's inputs by name."""
@@ -55,6 +55,10 @@ class Compiled(BaseModel):
     """The qualified name of the estimator's class."""
     source: str
     """SHA-256 of the file that the model itself is in."""
+    graph: str
+    """SHA-256 of the graph."""
+    types: dict[str, str]
+    """The model's columns, by name."""
     numbers: list[str]
     texts: list[str]
     classes: list[bool | int | float | str] | None = None
@@ -75,8 +79,13 @@ def read(model: StoredModel) -> Compiled:
     except (OSError, ValidationError) as exc:
         raise NotCompiledError(f"{DIRECTORY}/{DESCRIPTION} cannot be read") from exc
     native = native_file(model)
-    if native is not None and native.is_file() and digest(native) != compiled.source:
+    is_stale = native is not None and native.is_file() and digest(native) != compiled.source
+    inputs = model.signature.inputs if model.signature else ()
+    if is_stale or {column.name: column.type for column in inputs} != compiled.types:
         raise NotCompiledError(f"{DIRECTORY}/ was made of another model; run 'mmp compile' again")
+    graph = model.path / DIRECTORY / GRAPH
+    if not graph.is_file() or digest(graph) != compiled.graph:
+        raise NotCompiledError(f"{DIRECTORY}/{GRAPH} is not what {DESCRIPTION} speaks of")
     return compiled
 
 
@@ -124,16 +133,9 @@ class OnnxEngine:
         self.classes: tuple[Any, ...] = tuple(labels) if "probabilities" in self._outputs else ()
 
     def reader(self, columns: Sequence[Column]) -> Callable[[Sequence[Row]], Feed]:
-        """See `Engine.reader`.
-
-        Raises `NotCompiledError` when these are not the columns that were compiled.
-        """
+        """See `Engine.reader`."""
         positions = {column.name: index for index, column in enumerate(columns)}
         numbers, texts = self.compiled.numbers, self.compiled.texts
-        if positions.keys() != {*numbers, *texts}:
-            raise NotCompiledError(
-                f"{DIRECTORY}/ was made for other columns; run 'mmp compile' again"
-            )
         is_text = [positions[name] for name in texts]
         is_number = [positions[name] for name in numbers]
         types = [columns[index].type for index in is_number]
@@ -153,10 +155,7 @@ class OnnxEngine:
                 feed["numbers"] = matrix
             if texts:
                 feed["texts"] = np.array(
-                    [
-                        [MISSING_TEXT if row[index] is None else row[index] for index in is_text]
-                        for row in rows
-                    ],
+                    [[_text(row[index]) for index in is_text] for row in rows],
                     dtype=object,
                 )
             return feed
@@ -185,6 +184,12 @@ class OnnxEngine:
             "versions": self.compiled.versions,
             "proof": self.compiled.proof,
         }
+
+
+def _text(value: str | None) -> str:
+    if value is None:
+        return MISSING_TEXT
+    return MISSING_TEXT + value if value.startswith(MISSING_TEXT) else value
 
 
 def _seconds(value: datetime) -> float:

@@ -63,11 +63,11 @@ class SklearnEngine:
     """A model of MLflow's scikit-learn flavour, called directly."""
 
     name = "sklearn"
-    independent_rows = True
     inline = False
 
     def __init__(self, model: StoredModel) -> None:
         self._model = _unpickled(model) if is_plain_pickle(model) else _loaded_by_mlflow(model)
+        self.independent_rows = _is_by_row(self._model)
         # In a pipeline the steps before the estimator cost most: they run once, for the labels
         # and the probabilities together.
         is_pipeline = hasattr(self._model, "steps") and len(self._model.steps) > 1
@@ -101,9 +101,29 @@ class SklearnEngine:
         }
 
 
+def _is_by_row(model: Any) -> bool:
+    """Whether all parts of a model are of libraries that look at one row at a time.
+
+    A function of somebody's (`FunctionTransformer`) may look at its neighbours; the only ones that
+    are known are those with which this project's training makes numbers of booleans and dates.
+    """
+    parts = [model, *(part for part in model.get_params().values() if hasattr(part, "fit"))]
+    for part in parts:
+        if type(part).__module__.partition(".")[0] not in _LIBRARIES_BY_ROW:
+            return False
+        if type(part).__name__ == "FunctionTransformer" and part.func is not None:
+            name = getattr(part.func, "__qualname__", "")
+            is_ours = name in ("DataFrame.sub", "DataFrame.truediv") or (
+                name == "DataFrame.astype" and part.kw_args == {"dtype": "float64"}
+            )
+            if not (is_ours or isinstance(part.func, np.ufunc)):
+                return False
+    return True
+
+
 _INTEGERS = ("integer", "long")
-_BY_ROW = ("mlflow.catboost", "mlflow.lightgbm", "mlflow.sklearn", "mlflow.xgboost")
-"""Libraries whose models look at one row at a time; a function of somebody's may not."""
+_LIBRARIES_BY_ROW = {"catboost", "lightgbm", "sklearn", "xgboost"}
+_BY_ROW = ("mlflow.catboost", "mlflow.lightgbm", "mlflow.xgboost")
 
 
 class PyfuncEngine:

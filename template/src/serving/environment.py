@@ -76,7 +76,7 @@ def libraries_of(model_directory: Path) -> tuple[Library, ...]:
         if requirement.marker is None or requirement.marker.evaluate():
             pins = [pin.version for pin in requirement.specifier if pin.operator == "=="]
             libraries.append(
-                Library(requirement.name, next(iter(pins), None), _installed(requirement.name))
+                Library(requirement.name, next(iter(pins), None), installed(requirement.name))
             )
     return tuple(libraries)
 
@@ -91,7 +91,8 @@ def check_libraries(libraries: tuple[Library, ...]) -> None:
         )
 
 
-def _installed(distribution: str) -> str | None:
+def installed(distribution: str) -> str | None:
+    """The version of a distribution that is installed here; None where it is not."""
     try:
         return version(distribution)
     except PackageNotFoundError:

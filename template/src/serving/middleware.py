@@ -6,7 +6,9 @@ import logging
 import os
 import re
 import time
-from functools import cache
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from functools import cache, partial
 from http import HTTPStatus
 
 from prometheus_client import Counter, Histogram
@@ -43,7 +45,7 @@ class RequestMiddleware:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
         self.service = service
-        self._ended: list[tuple[Scope, int, float, bytes]] = []
+        self._ended: list[tuple[Context, Callable[[], None]]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -78,19 +80,20 @@ class RequestMiddleware:
             )
             await failure.response()(scope, receive, send_with_headers)
         finally:
-            seconds = time.perf_counter() - started
+            ended = partial(_record, scope, status, time.perf_counter() - started)
+            context = copy_context()  # has the id, and the trace where there is one
             request_id.reset(token)
             # Told when the answers of this turn of the loop are out: callers do not wait for a log,
             # and one record after the other costs half as much as each on its own.
             if not self._ended:
                 loop = asyncio.get_running_loop()
                 loop.call_soon(loop.call_soon, self._tell)
-            self._ended.append((scope, status, seconds, identity))
+            self._ended.append((context, ended))
 
     def _tell(self) -> None:
-        ended, self._ended = self._ended, []
-        for request in ended:
-            _record(*request)
+        all_ended, self._ended = self._ended, []
+        for context, record in all_ended:
+            context.run(record)
 
 
 def _identity(scope: Scope) -> bytes:
@@ -105,7 +108,7 @@ def _new_identity() -> bytes:
     return os.urandom(16).hex().encode()
 
 
-def _record(scope: Scope, status: int, seconds: float, identity: bytes) -> None:
+def _record(scope: Scope, status: int, seconds: float) -> None:
     # The route, not the path: a caller must not be able to make up metrics or log lines.
     # FastAPI's own pages are plain routes, whose path is fixed.
     own_page = scope["path"] if "endpoint" in scope else "unknown"
@@ -129,7 +132,6 @@ def _record(scope: Scope, status: int, seconds: float, identity: bytes) -> None:
                 "route": route,
                 "status": status,
                 "duration_ms": milliseconds,
-                "request_id": identity.decode(),
             },
         )
 

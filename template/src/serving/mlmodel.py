@@ -100,7 +100,9 @@ def _registered(path: Path) -> str | None:
     if not file.is_file():
         return None
     fields = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return f"{fields['model_name']}/{fields['model_version']}" if fields.get("model_name") else None
+    if not isinstance(fields, dict) or not fields.get("model_name"):
+        return None
+    return f"{fields['model_name']}/{fields.get('model_version')}"
 
 
 def _column(spec: dict[str, Any]) -> Column:

@@ -161,7 +161,10 @@ class ServedModel:
 
     def predict_rows(self, rows: Sequence[Row]) -> Predictions:
         """Predict rows of `schemas.columns`; raises as `predict` does."""
-        return self.predict(self._read([row[self._context :] for row in rows]))
+        predictions = self.predict(self._read([row[self._context :] for row in rows]))
+        if len(predictions.values) != len(rows):
+            raise ValueError("the model did not answer every row")
+        return predictions
 
     def predict_or_blame(self, rows: Sequence[Row]) -> Predictions:
         """Predict rows of `schemas.columns`.

@@ -36,7 +36,7 @@ def log_failure(logger: logging.Logger, level: int, what: str, exc: BaseExceptio
 
 
 def _add_request_id(record: logging.LogRecord) -> bool:
-    record.__dict__.setdefault("request_id", request_id.get())
+    record.request_id = request_id.get()
     record.__dict__.pop("color_message", None)  # uvicorn says the same twice
     return True
 

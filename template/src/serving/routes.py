@@ -15,6 +15,7 @@ from serving import engines, invocations, metrics, problem
 from serving.body import JSON, media_type, parse_json, read_body, require_json
 from serving.columns import Row
 from serving.deadline import Deadline
+from serving.environment import installed
 from serving.errors import RowError
 from serving.model import ServedModel
 from serving.problem import Location, ProblemError
@@ -22,8 +23,10 @@ from serving.service import Service
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
-LARGE_BODY_BYTES = 65_536
-"""Larger bodies are parsed off the event loop: 10 MB take a second, in which probes must answer."""
+LARGE_BODY_BYTES = 16_384
+LARGE_ROWS = 100
+"""Larger bodies are parsed, and answers to more rows are written, off the event loop: 10 MB take a
+second, in which probes must be answered."""
 
 
 class Health(BaseModel):
@@ -91,6 +94,8 @@ def model(service: Service) -> APIRouter:
     """What is served."""
     router = APIRouter(tags=["model"])
     Served = Annotated[ServedModel, Depends(service.require_model)]
+    # Not by importing it, which takes seconds; a compiled model is served without it.
+    mlflow_version = installed("mlflow") or installed("mlflow-skinny") or "none"
 
     @router.get(
         "/model",
@@ -107,9 +112,7 @@ def model(service: Service) -> APIRouter:
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
     async def version() -> Response:
-        from mlflow.version import VERSION
-
-        return Response(VERSION, media_type="text/plain")
+        return Response(mlflow_version, media_type="text/plain")
 
     return router
 
@@ -231,12 +234,11 @@ async def _answer(
     samples = await asyncio.to_thread(parse, body) if is_large else parse(body)
     metrics.ROWS.observe(len(samples))
     rows = service.require_model().rows(samples)
-    predictions = await service.predict(rows)
-    text = (
-        await asyncio.to_thread(answer, rows, predictions)
-        if is_large
-        else answer(rows, predictions)
-    )
+    with service.told_failures():
+        predictions = await service.predict(rows)
+        is_large = len(rows) > LARGE_ROWS
+        written = partial(answer, rows, predictions)
+        text = await asyncio.to_thread(written) if is_large else written()
     return Response(text, media_type=JSON)
 
 

@@ -179,15 +179,19 @@ class Service:
             metrics.IN_PROGRESS.dec()
 
     async def predict(self, rows: Sequence[Row]) -> Predictions:
-        """Predict the rows of one request.
+        """Predict the rows of one request; raises what the model raises."""
+        if self._calls is None:
+            self._calls = self._shared_calls(self.require_model())
+        return await self._calls.predict(rows)
 
-        Raises `RowError` as it is, and `ProblemError` with status 500 when the model fails.
+    @contextlib.contextmanager
+    def told_failures(self) -> Iterator[None]:
+        """Log and count what the model does wrong.
+
+        Raises `RowError` as it is, and `ProblemError` with status 500 for all else.
         """
-        model = self.require_model()
         try:
-            if self._calls is None:
-                self._calls = self._shared_calls(model)
-            return await self._calls.predict(rows)
+            yield
         except RowError as exc:
             metrics.FAILURES.labels("row").inc()
             log_failure(logger, logging.WARNING, "the model refused a row", exc.__cause__ or exc)

@@ -18,6 +18,8 @@ from serving.engines import Predictions
 PATIENCE = 1 / 16
 """How long to wait for callers that were just answered, as a share of the call's time."""
 
+LONGEST_PATIENCE_SECONDS = 0.002
+
 Predict = Callable[[Sequence[Row]], Predictions]
 
 
@@ -119,7 +121,8 @@ class SharedCalls:
                 request.answer.set_result(answer)
         loop = asyncio.get_running_loop()
         self._expected = len(self._queue) + len(requests)
-        self._patient_until = loop.time() + PATIENCE * (loop.time() - started)
+        patience = min(PATIENCE * (loop.time() - started), LONGEST_PATIENCE_SECONDS)
+        self._patient_until = loop.time() + patience
         self._at_work = bool(self._queue)
         if self._queue:
             loop.call_soon(self._gather)
@@ -147,9 +150,9 @@ class SharedCalls:
                 return [self._predict_alone(requests[0].rows)]
             predictions = self._predict([row for request in requests for row in request.rows])
             return list(_parts(predictions, [len(request.rows) for request in requests]))
-        except Exception as exc:
+        except BaseException as exc:  # a panic of Rust is no Exception
             if len(requests) == 1:
-                return [exc]
+                return [exc if isinstance(exc, Exception) else RuntimeError(repr(exc))]
             middle = len(requests) // 2
             return self._together(requests[:middle]) + self._together(requests[middle:])
 

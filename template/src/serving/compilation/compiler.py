@@ -115,6 +115,8 @@ def _compile(
     compiled = Compiled(
         estimator=conversion.estimator,
         source=digest(source),
+        graph=digest(directory / GRAPH),
+        types={column.name: column.type for column in columns},
         numbers=conversion.numbers,
         texts=conversion.texts,
         classes=conversion.classes,

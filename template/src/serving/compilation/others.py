@@ -16,6 +16,7 @@ from serving.compilation.features import (
     features_of,
     numbers,
     refuse_not_finite,
+    refuse_where,
     to_double,
     to_single,
 )
@@ -59,6 +60,8 @@ def _input(graph: Graph, part: Any, features: list[Feature], is_double: bool) ->
     if not _allows_missing(part):
         # Where only single precision is to be had, numbers beyond it are refused, too.
         refuse_not_finite(graph, x, len(features), np.float64 if is_double else np.float32)
+    elif not is_double:
+        refuse_where(graph, graph.add("IsInf", x))
     return x
 
 

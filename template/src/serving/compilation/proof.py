@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from serving.columns import Column, Row
+from serving.compiled import OnnxEngine
 from serving.engines import Engine
 from serving.errors import CompilationError
 
@@ -21,7 +22,7 @@ MOST_CHANGED = 1_000
 TOLERANCE = 1e-5
 """Largest difference of probabilities; of values as a share of them, or of their deviation."""
 _SEED = 0
-_UNKNOWN = ("", "never seen", "\N{SNOWMAN} jamais vu")
+_UNKNOWN = ("", "never seen", "\N{SNOWMAN} jamais vu", "\uffff")
 _WHOLE = {"integer": 2**31 - 1, "long": 2**53}
 """The largest whole numbers that are tried."""
 
@@ -60,7 +61,7 @@ class _Case:
 
 
 def prove(
-    native: Engine, compiled: Engine, columns: Sequence[Column], rows: Sequence[Row], data: str
+    native: Engine, compiled: OnnxEngine, columns: Sequence[Column], rows: Sequence[Row], data: str
 ) -> Proof:
     """Compare the answers to rows of the data, and to many more made of them.
 
@@ -78,14 +79,16 @@ def prove(
         chosen = random.choice(len(rows), MOST_ROWS, replace=False)
         rows = [rows[index] for index in np.sort(chosen)]
     counts: dict[str, int] = dict.fromkeys(("none", "missing", "unknown", "range"), 0)
-    refused, largest, deviation = 0, 0.0, 0.0
+    refused, largest = 0, 0.0
+    deviation: float | None = None
     for case in _cases(columns, rows, random):
         ours = _ask(native, columns, case.rows)
         theirs = _ask(compiled, columns, case.rows)
         if case.change == "none":
             if ours.refused.all():
                 raise CompilationError(f"the model refuses every row of {data}")
-            deviation = _deviation(ours.values)
+            is_label = compiled.compiled.classes is not None
+            deviation = None if is_label else _deviation(ours.values)
         _compare_refusals(case, ours, theirs)
         largest = max(largest, _difference(case, ours, theirs, deviation))
         counts[case.change] += len(case.rows)
@@ -138,6 +141,10 @@ def _cases(
             other[position] = choose
             what = f"rows with other values of '{column.name}'"
             yield changed(what, "range", {position: choose}, share)
+    plain = [position for position in other if columns[position].type != "datetime"]
+    if plain:
+        yield changed("rows of zeros", "range", dict.fromkeys(plain, lambda _: 0), 20)
+        yield changed("rows of ones", "range", dict.fromkeys(plain, lambda _: 1), 20)
     if missing:
         yield changed("rows without all that may be missing", "missing", missing, 200)
     if other:
@@ -233,12 +240,13 @@ def _compare_refusals(case: _Case, ours: _Answers, theirs: _Answers) -> None:
         raise CompilationError(f"{one} refuses {case.what} that {other} answers")
 
 
-def _difference(case: _Case, ours: _Answers, theirs: _Answers, deviation: float) -> float:
+def _difference(case: _Case, ours: _Answers, theirs: _Answers, deviation: float | None) -> float:
+    """The largest difference; `deviation` is that of the values, None where they are labels."""
     if not len(ours.values):
         return 0.0
     if ours.classes != theirs.classes or ours.values.shape != theirs.values.shape:
         raise CompilationError("the compiled form has other classes or outputs")
-    if ours.values.dtype.kind != "f":
+    if deviation is None:
         unequal = np.array(
             [one != other for one, other in zip(ours.values, theirs.values, strict=True)]
         )
@@ -265,6 +273,4 @@ def _difference(case: _Case, ours: _Answers, theirs: _Answers, deviation: float)
 
 def _deviation(values: np.ndarray) -> float:
     """Of the values; tiny where they are all alike, so that nothing is divided by zero."""
-    if values.dtype.kind != "f":
-        return 0.0
     return max(float(np.std(values)), float(np.finfo(np.float64).tiny))

@@ -21,6 +21,7 @@ from sklearn.preprocessing import (
     KBinsDiscretizer,
     MaxAbsScaler,
     MinMaxScaler,
+    Normalizer,
     OneHotEncoder,
     OrdinalEncoder,
     PolynomialFeatures,
@@ -224,6 +225,20 @@ def _min_max(graph: Graph, scaler: MinMaxScaler, features: Features) -> Features
 def _max_abs(graph: Graph, scaler: MaxAbsScaler, features: Features) -> Features:
     result = _scaled(graph, scaler, features, ("Div", scaler.scale_))
     return _clipped(graph, result, -1, 1) if getattr(scaler, "clip", False) else result
+
+
+def _normalizer(graph: Graph, normalizer: Normalizer, features: Features) -> Features:
+    x = numbers(graph, features, normalizer)
+    refuse_not_finite(graph, x, len(features))
+    if normalizer.norm == "max":
+        size = graph.add("ReduceMax", graph.add("Abs", x), np.array([1]), keepdims=1)
+    else:
+        operator = {"l1": "ReduceL1", "l2": "ReduceL2"}[normalizer.norm]
+        size = graph.add(operator, x, np.array([1]), keepdims=1)
+    size = graph.add("Where", graph.add("Equal", size, np.array(0.0)), np.array(1.0), size)
+    single = all_single(features)
+    y = rounded(graph, graph.add("Div", x, size), single)
+    return features_of(y, len(features), single=single)
 
 
 def _robust(graph: Graph, scaler: RobustScaler, features: Features) -> Features:
@@ -434,7 +449,7 @@ def _require_text(values: Sequence[Any], part: Any) -> None:
         if not isinstance(value, str):
             raise CompilationError(f"{type(part).__name__} knows {value!r} in a column of text")
         # The one stands for a missing value; at the other, ONNX Runtime cuts constants.
-        if value == MISSING_TEXT or "\0" in value:
+        if value.startswith(MISSING_TEXT) or "\0" in value:
             raise CompilationError(f"{type(part).__name__} knows the text {value!r}")
 
 
@@ -445,7 +460,7 @@ def _as_doubles(values: Sequence[Any], part: Any) -> np.ndarray:
     for value in values:
         if isinstance(value, str):
             raise CompilationError(f"{type(part).__name__} knows {value!r} in a column of numbers")
-        if isinstance(value, int | np.integer) and abs(int(value)) > _EXACT:
+        if isinstance(value, int | np.integer) and abs(int(value)) >= _EXACT:
             raise CompilationError(
                 f"{type(part).__name__} knows the integer {value}, which no double holds exactly"
             )
@@ -462,6 +477,7 @@ _CONVERTERS: dict[type, Callable[[Graph, Any, Features], Features]] = {
     StandardScaler: _standard,
     MinMaxScaler: _min_max,
     MaxAbsScaler: _max_abs,
+    Normalizer: _normalizer,
     RobustScaler: _robust,
     Binarizer: _binarizer,
     KBinsDiscretizer: _bins,
