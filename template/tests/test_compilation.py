@@ -26,7 +26,6 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -286,7 +285,7 @@ def irises() -> tuple[pd.DataFrame, "pd.Series[Any]"]:
             KBinsDiscretizer(4, encode="onehot", quantile_method="averaged_inverted_cdf"),
             LogisticRegression(),
         ),
-        make_pipeline(FunctionTransformer(np.square), Normalizer(), KNeighborsClassifier()),
+        make_pipeline(FunctionTransformer(np.square), Normalizer(), LogisticRegression()),
         GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression()), {}, cv=2),
         VotingClassifier(
             [("trees", RandomForestClassifier(5, random_state=0)), ("bayes", GaussianNB())],
