@@ -1,6 +1,7 @@
 """Compiling: what converts answers as scikit-learn does, and what does not is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import RECIPE, settings_for
-from mlflow.models import infer_signature
+from mlflow.models import infer_signature, set_signature
 from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
@@ -540,9 +541,53 @@ def test_a_stale_compiled_form_is_noticed(save: Save, tmp_path: Path) -> None:
     features.to_csv(tmp_path / "irises.csv", index=False)
     compiled(path, tmp_path / "irises.csv")
     assert OnnxEngine(mlmodel.read(path)).classes == (0, 1, 2)
+    graph = (path / "compiled/model.onnx").read_bytes()
+    (path / "compiled/model.onnx").write_bytes(graph[:-1])
+    with pytest.raises(ServingError, match=r"model.onnx is not what compiled.json speaks of"):
+        OnnxEngine(mlmodel.read(path))
+    (path / "compiled/model.onnx").write_bytes(graph)
+    single = features.astype("float32")
+    set_signature(str(path), infer_signature(single, target))  # leaves the model's file as it is
+    served = load_model(settings_for(path, tmp_path))
+    assert served.engine.name == "sklearn"
+    assert "was made of another model" in str(served.not_compiled)
+    set_signature(str(path), infer_signature(features, target))
+    assert load_model(settings_for(path, tmp_path)).engine.name == "onnx"
     (path / "model.pkl").write_bytes(b"another")
     with pytest.raises(ServingError, match="was made of another model"):
         OnnxEngine(mlmodel.read(path))
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [0.0, 1.0]])
+def test_probabilities_are_proven_whatever_the_labels_are(
+    save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[Any]
+) -> None:
+    features, target = irises()
+    known = np.array(labels)[(target > 0).astype(int)]
+    path = save(LogisticRegression(max_iter=1000).fit(features, known), features)
+    features.to_csv(tmp_path / "irises.csv", index=False)
+    predict = OnnxEngine.predict
+
+    def unsure(self: OnnxEngine, table: Any) -> Predictions:
+        predictions = predict(self, table)
+        assert predictions.probabilities is not None
+        return replace(predictions, probabilities=np.full_like(predictions.probabilities, 0.5))
+
+    monkeypatch.setattr(OnnxEngine, "predict", unsure)
+    with pytest.raises(CompilationError, match="the probabilities differ by"):
+        compiled(path, tmp_path / "irises.csv")
+
+
+def test_no_text_is_taken_for_a_missing_one(save: Save, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": ["x", "y", None, "x"] * 20})
+    imputer = SimpleImputer(strategy="most_frequent")
+    model = make_pipeline(imputer, OneHotEncoder(handle_unknown="ignore"), LogisticRegression())
+    path = save(model.fit(frame, [0, 1, 0, 1] * 20), frame)
+    frame.to_csv(tmp_path / "text.csv", index=False)
+    compiled(path, tmp_path / "text.csv")
+    native, onnx = both(path)
+    for text in (None, "", "\uffff", "\uffff\uffff", "\0", "x\0"):
+        assert difference(native.predict_rows([(text,)]), onnx.predict_rows([(text,)])) < 1e-12
 
 
 @pytest.fixture(scope="module")

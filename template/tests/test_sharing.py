@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import SAMPLE, settings_for, wait_until_loaded
 from fastapi.testclient import TestClient
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from serving.app import create_app
 from serving.columns import Row
 from serving.engines import Predictions, SklearnEngine
+from serving.errors import RowError
+from serving.model import load_model
 from serving.sharing import SharedCalls
 
 BAD = {
@@ -150,6 +156,69 @@ def test_who_waits_no_longer_is_not_predicted() -> None:
 
     asyncio.run(scenario())
     assert model.calls == [[1], [3]]
+
+
+def test_a_panic_fails_one_call() -> None:
+    class Panic(BaseException):
+        """As libraries in Rust raise."""
+
+    def panic(_: Sequence[Row]) -> Predictions:
+        raise Panic
+
+    async def scenario() -> list[Any]:
+        calls = SharedCalls(panic, panic, most_rows=10)
+        return [*await answers(calls, [1]), *await answers(calls, [2], [3])]
+
+    found = asyncio.run(asyncio.wait_for(scenario(), 10))
+    assert [type(one) for one in found] == [RuntimeError] * 3
+
+
+@pytest.mark.parametrize(
+    ("first_step", "is_shared"),
+    [
+        (StandardScaler(), True),
+        (FunctionTransformer(np.log1p), True),
+        (FunctionTransformer(pd.DataFrame.astype, kw_args={"dtype": "float64"}), True),
+        (FunctionTransformer(pd.DataFrame.astype, kw_args={"dtype": "str"}), False),
+        (FunctionTransformer(pd.DataFrame.rank), False),
+        (make_pipeline(FunctionTransformer(pd.DataFrame.rank)), False),
+    ],
+    ids=str,
+)
+def test_only_rows_that_know_nothing_of_each_other_share_a_call(
+    irises: pd.DataFrame, tmp_path: Path, first_step: Any, is_shared: bool
+) -> None:
+    features = irises.drop(columns=["plant id", "species"])
+    model = make_pipeline(first_step, LinearRegression()).fit(features, range(len(irises)))
+    save_model(model, tmp_path, features)
+    assert load_model(settings_for(tmp_path / "model", tmp_path)).engine.independent_rows is (
+        is_shared
+    )
+
+
+def save_model(model: Any, directory: Path, features: pd.DataFrame) -> None:
+    import mlflow.sklearn
+    from mlflow.models import infer_signature
+
+    mlflow.sklearn.save_model(
+        model,
+        directory / "model",
+        serialization_format="cloudpickle",
+        signature=infer_signature(features, [1.0]),
+        pip_requirements=["scikit-learn"],
+    )
+
+
+def test_no_caller_gets_the_answer_to_another(tmp_path: Path) -> None:
+    table = pd.DataFrame({"u": [1.0, 2.0, None, 4.0], "v": [1.0, 2.0, 3.0, 5.0]})
+    model = make_pipeline(FunctionTransformer(pd.DataFrame.dropna), LinearRegression())
+    known = table.dropna()
+    model.fit(known, known["u"] * 100)
+    save_model(model, tmp_path, table.astype({"v": "float64"}))
+    served = load_model(settings_for(tmp_path / "model", tmp_path))
+    with pytest.raises(RowError) as refused:  # the model drops the second row
+        served.predict_or_blame([(5.0, 1.0), (None, 1.0), (7.0, 1.0)])
+    assert refused.value.index == 1
 
 
 def test_the_queue_is_told(model_directory: Path, tmp_path: Path) -> None:

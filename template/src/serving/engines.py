@@ -111,14 +111,20 @@ def _is_by_row(model: Any) -> bool:
     for part in parts:
         if type(part).__module__.partition(".")[0] not in _LIBRARIES_BY_ROW:
             return False
-        if type(part).__name__ == "FunctionTransformer" and part.func is not None:
-            name = getattr(part.func, "__qualname__", "")
-            is_ours = name in ("DataFrame.sub", "DataFrame.truediv") or (
-                name == "DataFrame.astype" and part.kw_args == {"dtype": "float64"}
-            )
-            if not (is_ours or isinstance(part.func, np.ufunc)):
-                return False
+        if type(part).__name__ == "FunctionTransformer" and not _is_by_value(part):
+            return False
     return True
+
+
+def _is_by_value(transformer: Any) -> bool:
+    function = transformer.func
+    if function is None or isinstance(function, np.ufunc):
+        return True
+    import pandas as pd
+
+    if function == pd.DataFrame.astype:
+        return bool(transformer.kw_args == {"dtype": "float64"})
+    return function in (pd.DataFrame.sub, pd.DataFrame.truediv)
 
 
 _INTEGERS = ("integer", "long")
