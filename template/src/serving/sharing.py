@@ -1,7 +1,6 @@
 """Concurrent requests share calls of the model: a call costs much, a row of it little.
 
-Nobody waits for a timer: what has queued while one call ran is in the next. Compared with four
-other ways, this answered most requests at every number of clients (benchmarks of the template).
+Nobody waits for a timer: what has queued while one call ran is in the next.
 """
 
 import asyncio
@@ -78,7 +77,7 @@ class SharedCalls:
 
         One is enough for those that are there. Callers whose last requests were answered together
         are given a little longer, so that they do not fall apart into groups that wait for each
-        other; who is alone waits for nobody.
+        other; who calls alone waits for nobody.
         """
         loop = asyncio.get_running_loop()
         is_complete = len(self._queue) >= self._expected or loop.time() > self._patient_until
@@ -120,7 +119,7 @@ class SharedCalls:
             else:
                 request.answer.set_result(answer)
         loop = asyncio.get_running_loop()
-        self._expected = len(self._queue) + len(requests)
+        self._expected = len(self._queue) + len(requests) if self._most_rows > 1 else 1
         patience = min(PATIENCE * (loop.time() - started), LONGEST_PATIENCE_SECONDS)
         self._patient_until = loop.time() + patience
         self._at_work = bool(self._queue)
