@@ -36,7 +36,7 @@ CONFIG = PROJECT / "configs" / "development.yaml"
 ENVS = WORK / "envs"
 LIBRARIES = ("cloudpickle", "numpy", "pandas", "scikit-learn", "scipy")
 """What every system that serves our model has in the version that trained it."""
-SECONDS = 10.0
+SECONDS = 5.0
 WARM_UP = 3.0
 STARTS = 3
 LEAST_AGREEMENT = 0.8
