@@ -67,7 +67,7 @@ def summary(results: dict[str, Any]) -> str:
     measured = [one for one in results["systems"] if not one["failure"] and one["columns"] <= WIDE]
     by_key = {one["key"]: one for one in measured}
     yardstick = _closed(by_key[YARDSTICK], 32) if YARDSTICK in by_key else None
-    head = ["", "requests/s", "", "p95", "memory", "ready"]
+    head = ["", "requests/s", "of MLflow's", "p95", "memory", "ready"]
     rows = []
     for one in sorted(measured, key=_rate, reverse=True):
         at = _closed(one, 32)

@@ -75,7 +75,9 @@ def read(model: StoredModel) -> Compiled:
     try:
         compiled = Compiled.model_validate_json(file.read_bytes())
     except FileNotFoundError:
-        raise NotCompiledError("the model is not compiled ('mmp compile' does that)") from None
+        raise NotCompiledError(
+            "the model is not compiled ('mmp compile' does that, or says why not)"
+        ) from None
     except (OSError, ValidationError) as exc:
         raise NotCompiledError(f"{DIRECTORY}/{DESCRIPTION} cannot be read") from exc
     native = native_file(model)

@@ -228,7 +228,7 @@ class Service:
         engine = model.engine.name
         logger.info("ready: %s, version %s, engine %s", model.uri, model.version, engine)
         if model.not_compiled:
-            logger.info("not compiled: %s", model.not_compiled)
+            logger.info("served natively: %s", model.not_compiled)
 
     @contextlib.contextmanager
     def _drain_on_sigterm(self) -> Iterator[None]:
