@@ -40,12 +40,13 @@ SAMPLE: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that is set on this machine changes what a test sees."""
-    for name in ("CONFIG_PATH", "RECIPE_PATH", "DATA_PATH", "OUTPUT_PATH"):
-        monkeypatch.delenv(name, raising=False)
+    names = ["CONFIG_PATH", "RECIPE_PATH", "DATA_PATH", "OUTPUT_PATH"]
     for section in (ServingSettings, CorsSettings, MLflowSettings, LoggingSettings):
         prefix = section.model_config.get("env_prefix", "")
-        for name in section.model_fields:
-            monkeypatch.delenv(f"{prefix}{name}".upper(), raising=False)
+        names += [f"{prefix}{name}".upper() for name in section.model_fields]
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that what a command sets in a test ends with it
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")
