@@ -7,7 +7,7 @@ from types import TracebackType
 class Deadline:
     """Raise `TimeoutError` out of a `with` block that takes longer than so many seconds.
 
-    As `asyncio.timeout`, which is written for more cases and costs a request five times as much.
+    As `asyncio.timeout`, which is written for more cases and takes twice as long.
     """
 
     def __init__(self, seconds: float) -> None:
