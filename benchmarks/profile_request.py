@@ -19,8 +19,8 @@ from time import perf_counter
 from typing import Any
 
 import uvloop
-from serving.app import create_app
-from serving.body import parse_json
+from serving.api.app import create_app
+from serving.api.body import parse_json
 
 REST = "middleware, route, limits, metrics"
 ACCESS_LOG = "serving.access"

@@ -118,9 +118,9 @@ def test_a_compiled_model_needs_no_other_library(project: Path, penguins: str) -
     [model] = project.glob("mlruns/*/models/*/artifacts")
     code = (
         "import json, sys\n"
-        "from serving.app import create_app\n"
-        "from serving.model import load_model\n"
-        "from serving.settings import load_settings\n"
+        "from serving.api.app import create_app\n"
+        "from serving.model.loading import load_model\n"
+        "from serving.config.settings import load_settings\n"
         "create_app(), load_model(load_settings())\n"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )

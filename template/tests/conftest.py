@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from serving.app import create_app
-from serving.settings import (
+from serving.api.app import create_app
+from serving.config.settings import (
     CorsSettings,
     LoggingSettings,
     MLflowSettings,

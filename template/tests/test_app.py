@@ -9,7 +9,7 @@ import pytest
 from conftest import SAMPLE, settings_for, wait_until_loaded
 from fastapi.testclient import TestClient
 
-from serving.app import create_app
+from serving.api.app import create_app
 
 
 def test_probes(client: TestClient) -> None:
@@ -152,7 +152,7 @@ def test_without_a_model_the_process_lives_and_says_why_it_is_not_ready(tmp_path
 def test_a_model_that_fails_is_a_500_without_details(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from serving.engines import SklearnEngine
+    from serving.engines.sklearn import SklearnEngine
 
     def fail(*_: object) -> None:
         raise RuntimeError("secret")

@@ -10,11 +10,18 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from serving.body import parse_json
-from serving.columns import COLUMN_TYPES, Column, Signature, parse_datetime, to_array, to_table
+from serving.api.body import parse_json
+from serving.api.problem import ProblemError
+from serving.contract.columns import (
+    COLUMN_TYPES,
+    Column,
+    Signature,
+    parse_datetime,
+    to_array,
+    to_table,
+)
+from serving.contract.schema import APISchemaGenerator
 from serving.errors import ContractError
-from serving.problem import ProblemError
-from serving.schema import APISchemaGenerator
 
 TYPED = sorted(COLUMN_TYPES.keys() - {"any"})
 TAKEN: dict[str, list[tuple[str, Any]]] = {

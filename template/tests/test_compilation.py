@@ -43,15 +43,16 @@ from sklearn.preprocessing import (
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeRegressor
 
-from serving import mlmodel
 from serving.cli import app
 from serving.compilation.compiler import compile_model
-from serving.compiled import Compiled, OnnxEngine
-from serving.engines import Predictions
+from serving.config.settings import MLflowSettings, ServingSettings, Settings
+from serving.contract.recipe import Recipe
+from serving.engines.base import Predictions
+from serving.engines.onnx import Compiled, OnnxEngine
 from serving.errors import CompilationError, ServingError
-from serving.model import ServedModel, load_model
-from serving.recipe import Recipe
-from serving.settings import MLflowSettings, ServingSettings, Settings
+from serving.model.loading import load_model
+from serving.model.served import ServedModel
+from serving.store import mlmodel
 from serving.training.data import load_dataset
 from serving.training.pipeline import build_pipeline
 from serving.training.trainer import train

@@ -8,7 +8,8 @@ from conftest import SAMPLE, settings_for
 
 from serving.errors import DataError
 from serving.inference.batch import predict_file
-from serving.model import ServedModel, load_model
+from serving.model.loading import load_model
+from serving.model.served import ServedModel
 
 
 @pytest.fixture(scope="session")

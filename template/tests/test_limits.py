@@ -10,9 +10,9 @@ import pytest
 from conftest import SAMPLE, settings_for, wait_until_loaded
 from fastapi.testclient import TestClient
 
-from serving.app import create_app
-from serving.engines import SklearnEngine
-from serving.settings import CorsSettings
+from serving.api.app import create_app
+from serving.config.settings import CorsSettings
+from serving.engines.sklearn import SklearnEngine
 
 KEY = "a-key-of-some-length"
 

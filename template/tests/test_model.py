@@ -15,7 +15,8 @@ from mlflow.types import ColSpec, Schema
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from serving.errors import ContractError, ModelLoadError
-from serving.model import ServedModel, load_model
+from serving.model.loading import load_model
+from serving.model.served import ServedModel
 
 
 class ReadsItsFileWhenAsked(PythonModel):

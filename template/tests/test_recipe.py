@@ -7,8 +7,8 @@ import pytest
 import yaml
 from conftest import RECIPE
 
+from serving.contract.recipe import DataInterface, load_recipe
 from serving.errors import RecipeError
-from serving.recipe import DataInterface, load_recipe
 
 
 def write(path: Path, **changes: Any) -> Path:

@@ -6,9 +6,9 @@ import pytest
 from conftest import RECIPE
 from pydantic import ValidationError
 
-from serving.columns import Column, Signature
+from serving.contract.columns import Column, Signature
+from serving.contract.schema import APISchemaGenerator
 from serving.errors import ContractError
-from serving.schema import APISchemaGenerator
 
 
 def recipe(task: str = "classification", **interface: Any) -> dict[str, Any]:

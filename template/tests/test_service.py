@@ -11,13 +11,13 @@ from conftest import RECIPE, SAMPLE, settings_for, wait_until_loaded, wait_while
 from fastapi.testclient import TestClient
 from sklearn.linear_model import LogisticRegression
 
-from serving import service
-from serving.app import create_app
-from serving.engines import SklearnEngine
+from serving.api.app import create_app
+from serving.config.settings import LoggingSettings
+from serving.engines.sklearn import SklearnEngine
 from serving.errors import ContractError, ModelLoadError
-from serving.model import load_model
-from serving.observability import configure_logging
-from serving.settings import LoggingSettings
+from serving.model.loading import load_model
+from serving.runtime import service
+from serving.telemetry.logging import configure_logging
 
 
 def test_loading_is_tried_again_until_it_works(
@@ -218,7 +218,7 @@ def test_a_module_that_is_missing_is_named(
     def load_engine(*_: object) -> None:
         raise ModuleNotFoundError("No module named 'xgboost'", name="xgboost")
 
-    monkeypatch.setattr("serving.model.load_engine", load_engine)
+    monkeypatch.setattr("serving.engines.loading.SklearnEngine", load_engine)
     with pytest.raises(ContractError, match=r"needs the Python module 'xgboost'.* uv add"):
         load_model(settings_for(model_directory, tmp_path))
 

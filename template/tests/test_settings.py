@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from serving.errors import ConfigError
-from serving.settings import (
+from serving.config.settings import (
     CorsSettings,
     LoggingSettings,
     MLflowSettings,
@@ -17,6 +16,7 @@ from serving.settings import (
     Settings,
     load_settings,
 )
+from serving.errors import ConfigError
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "serving": ServingSettings,

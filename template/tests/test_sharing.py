@@ -17,12 +17,13 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from serving.app import create_app
-from serving.columns import Row
-from serving.engines import Predictions, SklearnEngine
+from serving.api.app import create_app
+from serving.contract.columns import Row
+from serving.engines.base import Predictions
+from serving.engines.sklearn import SklearnEngine
 from serving.errors import RowError
-from serving.model import load_model
-from serving.sharing import SharedCalls
+from serving.model.loading import load_model
+from serving.runtime.adaptive_batching import SharedCalls
 
 BAD = {
     "missing": {k: v for k, v in SAMPLE.items() if k != "petal width (cm)"},

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from conftest import RECIPE
 
+from serving.config.settings import MLflowSettings, ServingSettings, Settings
+from serving.contract.recipe import Recipe, load_recipe
+from serving.data.tables import read_table, to_table
 from serving.errors import DataError, RecipeError, ServingError, TrainingError
-from serving.model import load_model
-from serving.recipe import Recipe, load_recipe
-from serving.settings import MLflowSettings, ServingSettings, Settings
-from serving.tables import read_table, to_table
+from serving.model.loading import load_model
 from serving.training.data import load_dataset
 from serving.training.pipeline import build_pipeline
 from serving.training.trainer import train

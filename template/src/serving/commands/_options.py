@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from serving.config.settings import Settings, load_settings
 from serving.errors import ConfigError
-from serving.observability import configure_logging
-from serving.settings import Settings, load_settings
+from serving.telemetry.logging import configure_logging
 
 ConfigPath = Annotated[
     Path,

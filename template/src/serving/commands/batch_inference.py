@@ -13,8 +13,8 @@ from serving.commands._options import (
     choose_model,
     settings_with,
 )
+from serving.config.settings import DEFAULT_CONFIG
 from serving.errors import ConfigError
-from serving.settings import DEFAULT_CONFIG
 
 
 def run(
@@ -40,9 +40,9 @@ def run(
     choose_model(run_id, model_uri)
     settings = settings_with(config_path)
 
+    from serving.data.tables import check_format
     from serving.inference.batch import predict_file
-    from serving.model import load_model
-    from serving.tables import check_format
+    from serving.model.loading import load_model
 
     check_format(data_path)
     check_format(output_path)

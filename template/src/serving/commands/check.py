@@ -1,7 +1,7 @@
 """`mmp check`."""
 
 from serving.commands._options import ConfigPath, ModelUri, RunId, choose_model, settings_with
-from serving.settings import DEFAULT_CONFIG
+from serving.config.settings import DEFAULT_CONFIG
 
 
 def run(
@@ -14,8 +14,8 @@ def run(
     choose_model(run_id, model_uri)
     settings = settings_with(config_path)
 
-    from serving.model import load_model
-    from serving.schema import label_name
+    from serving.contract.schema import label_name
+    from serving.model.loading import load_model
 
     model = load_model(settings)
     engine = model.engine.describe()

@@ -8,7 +8,7 @@ from serving.commands._options import (
     choose_model,
     settings_with,
 )
-from serving.settings import DEFAULT_CONFIG
+from serving.config.settings import DEFAULT_CONFIG
 
 
 def run(

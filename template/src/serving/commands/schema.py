@@ -3,7 +3,7 @@
 import json
 
 from serving.commands._options import ConfigPath, ModelUri, RunId, choose_model, settings_with
-from serving.settings import DEFAULT_CONFIG
+from serving.config.settings import DEFAULT_CONFIG
 
 
 def run(
@@ -13,8 +13,8 @@ def run(
     choose_model(run_id, model_uri)
     settings = settings_with(config_path)
 
-    from serving.app import create_app
-    from serving.model import load_model
+    from serving.api.app import create_app
+    from serving.model.loading import load_model
 
     app = create_app(settings)
     app.state.service.model = load_model(settings)

@@ -11,7 +11,7 @@ from serving.commands._options import (
     choose_model,
     settings_with,
 )
-from serving.settings import DEFAULT_CONFIG, EngineChoice
+from serving.config.settings import DEFAULT_CONFIG, EngineChoice
 
 
 def run(
@@ -40,6 +40,6 @@ def run(
     choose_model(run_id, model_uri)
     settings = settings_with(config_path, ENGINE=engine, HOST=host, PORT=port, WORKERS=workers)
 
-    from serving.server import serve
+    from serving.api.server import serve
 
     serve(settings)

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from serving.commands._options import ConfigPath, DataPath, settings_with
+from serving.config.settings import DEFAULT_CONFIG
 from serving.errors import RecipeError
-from serving.settings import DEFAULT_CONFIG
 
 RECIPES = Path("recipes")
 
@@ -29,7 +29,7 @@ def run(
 
     Logs it to MLflow and prints the run id and how to serve it.
     """
-    from serving.recipe import load_recipe
+    from serving.contract.recipe import load_recipe
 
     settings = settings_with(config_path)
     path = recipe_path or _only_recipe()

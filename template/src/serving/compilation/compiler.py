@@ -10,9 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from serving import mlmodel, tracking
-from serving.columns import Column, Row
-from serving.compiled import (
+from serving.config.settings import Settings
+from serving.contract.columns import Column, Row
+from serving.data.tables import is_csv, read_table, require_columns, to_table
+from serving.engines.onnx import (
     DESCRIPTION,
     DIRECTORY,
     GRAPH,
@@ -20,14 +21,12 @@ from serving.compiled import (
     NotCompiledError,
     OnnxEngine,
     digest,
-    native_file,
 )
-from serving.engines import SklearnEngine
 from serving.errors import CompilationError, ServingError
-from serving.mlmodel import StoredModel
-from serving.model import ServedModel, load_model
-from serving.settings import Settings
-from serving.tables import is_csv, read_table, require_columns, to_table
+from serving.model.loading import load_model
+from serving.model.served import ServedModel
+from serving.store import mlmodel, tracking
+from serving.store.mlmodel import StoredModel
 
 LONGEST_REASON = 200
 """Characters of a library's own message."""
@@ -49,20 +48,21 @@ def compile_model(settings: Settings, data_path: Path | None = None) -> Compiled
     then.
     """
     uri = settings.serving.model
-    shown = tracking.shown(uri)
     with tempfile.TemporaryDirectory() as scratch:
         directory, native = _load(settings, uri, Path(scratch) / "model")
         stored = mlmodel.read(directory)
         target = Path(uri).resolve() if Path(uri).is_dir() else None
         if target is None and stored.model_id is None:
             raise CompilationError(
-                f"model {shown}: it was logged before MLflow 3, which could not add to a model; "
-                "download it, and compile the directory"
+                f"model {tracking.redact(uri)}: it was logged before MLflow 3, which could not add "
+                "to a model; download it, and compile the directory"
             )
         try:
             compiled = _compile(stored, native, data_path, Path(scratch) / DIRECTORY)
         except CompilationError as exc:
-            raise CompilationError(f"model {shown} cannot be compiled: {exc}") from exc
+            raise CompilationError(
+                f"model {tracking.redact(uri)} cannot be compiled: {exc}"
+            ) from exc
         _store(Path(scratch) / DIRECTORY, target, stored, settings)
     return compiled
 
@@ -83,15 +83,15 @@ def _load(settings: Settings, uri: str, scratch: Path) -> tuple[Path, ServedMode
     try:
         native = load_model(settings.model_copy(update={"serving": serving}), engine="native")
     except ServingError as exc:
-        raise type(exc)(str(exc).replace(str(directory), tracking.shown(uri))) from exc
+        raise type(exc)(str(exc).replace(str(directory), tracking.redact(uri))) from exc
     return directory, native
 
 
 def _compile(
     stored: StoredModel, native: ServedModel, data_path: Path | None, directory: Path
 ) -> Compiled:
-    source = native_file(stored)
-    if not isinstance(native.engine, SklearnEngine) or source is None:
+    source = stored.sklearn_file
+    if not stored.is_sklearn or source is None:
         flavors = ", ".join(stored.flavors)
         raise CompilationError(f"it has the flavours {flavors}; sklearn is needed")
     columns = native.schemas.inputs
@@ -127,8 +127,10 @@ def _compile(
     try:
         engine = OnnxEngine(replace(stored, path=directory.parent))
     except NotCompiledError as exc:
-        why = tracking.first_line(exc.__cause__)[:LONGEST_REASON] if exc.__cause__ else ""
-        raise CompilationError(f"{exc}{why and f' ({why})'}") from exc
+        message = str(exc)
+        if exc.__cause__:
+            message += f" ({tracking.first_line(exc.__cause__)[:LONGEST_REASON]})"
+        raise CompilationError(message) from exc
     with _one_sentence("it cannot be proved"):
         proof = prove(native.engine, engine, columns, rows, str(path))
     compiled = compiled.model_copy(update={"proof": proof.model_dump(mode="json")})
@@ -177,7 +179,7 @@ def _recipe_data(native: ServedModel) -> Path:
     source = recipe.data.loader.source_uri if recipe else None
     if source and Path(source).is_file():
         return Path(source)
-    found = f"'{tracking.shown(source)}' is no file here" if source else "its recipe names none"
+    found = f"'{tracking.redact(source)}' is no file here" if source else "its recipe names none"
     raise CompilationError(
         f"its answers are compared on data, and {found}; give --data-path FILE (DATA_PATH)"
     )

@@ -10,11 +10,11 @@ from onnx import TensorProto
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 
-from serving.columns import Column
 from serving.compilation.estimators import Answer, predict
 from serving.compilation.features import Feature, Kind
 from serving.compilation.graph import Graph
 from serving.compilation.transformers import transform
+from serving.contract.columns import Column
 from serving.errors import CompilationError
 
 _KINDS: dict[str, Kind] = {"string": "text", "datetime": "datetime"}
@@ -22,7 +22,7 @@ _KINDS: dict[str, Kind] = {"string": "text", "datetime": "datetime"}
 
 @dataclass(frozen=True)
 class Conversion:
-    """A graph with the meaning of its inputs and outputs; see `serving.compiled.Compiled`."""
+    """A graph with the meaning of its inputs and outputs; see `serving.engines.onnx.Compiled`."""
 
     model: onnx.ModelProto
     estimator: str

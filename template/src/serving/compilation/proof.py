@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from serving.columns import Column, Row
-from serving.compiled import OnnxEngine
-from serving.engines import Engine
+from serving.contract.columns import Column, Row
+from serving.engines.base import REFUSALS, Engine, Predictions
+from serving.engines.bisection import bisect
+from serving.engines.onnx import OnnxEngine
 from serving.errors import CompilationError
 
 MOST_ROWS = 10_000
@@ -201,28 +202,21 @@ def _ask(engine: Engine, columns: Sequence[Column], rows: Sequence[Row]) -> _Ans
     refused = np.zeros(len(rows), dtype=bool)
     values, probabilities = [], []
 
-    def ask(first: int, last: int) -> None:
-        """Predict rows together; where one is refused, halve them."""
-        try:
-            predictions = engine.predict(read(rows[first:last]))
-        except (ValueError, ArithmeticError):
-            if last - first == 1:
-                refused[first] = True
-                return
-            middle = (first + last) // 2
-            ask(first, middle)
-            ask(middle, last)
-            return
-        fine = np.ones(last - first, dtype=bool)
-        if predictions.probabilities is not None:
-            fine = np.isfinite(predictions.probabilities).all(axis=1)  # else it is no answer
-            probabilities.append(predictions.probabilities[fine])
-        refused[first:last] = ~fine
-        values.append(predictions.values[fine])
+    def predict(some: Sequence[Row]) -> Predictions:
+        return engine.predict(read(some))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of unknown categories
-        ask(0, len(rows))
+        for part, outcome in bisect(predict, rows, REFUSALS):
+            if isinstance(outcome, BaseException):
+                refused[part] = True
+                continue
+            fine = np.ones(len(outcome.values), dtype=bool)
+            if outcome.probabilities is not None:
+                fine = np.isfinite(outcome.probabilities).all(axis=1)  # else it is no answer
+                probabilities.append(outcome.probabilities[fine])
+            refused[part] = ~fine
+            values.append(outcome.values[fine])
     return _Answers(
         refused,
         np.concatenate(values) if values else np.empty(0),

@@ -42,7 +42,7 @@ from serving.compilation.features import (
 )
 from serving.compilation.graph import ML, Graph, text_tensor
 from serving.compilation.others import transform_with_skl2onnx
-from serving.compiled import MISSING_TEXT
+from serving.engines.onnx import MISSING_TEXT
 from serving.errors import CompilationError
 
 Features = list[Feature]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from serving.data.tables import check_format, is_csv, read_table, to_table, write_table
 from serving.errors import DataError, ServingError
-from serving.model import ServedModel
-from serving.tables import check_format, is_csv, read_table, to_table, write_table
+from serving.model.served import ServedModel
 
 
 def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:

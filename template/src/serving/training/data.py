@@ -10,10 +10,10 @@ import pandas as pd
 from pandas.api.types import is_float_dtype
 from sklearn.model_selection import train_test_split
 
-from serving.columns import Column
+from serving.contract.columns import Column
+from serving.contract.recipe import Recipe, Task
+from serving.data.tables import infer_column, read_table, require_columns, to_table
 from serving.errors import DataError
-from serving.recipe import Recipe, Task
-from serving.tables import infer_column, read_table, require_columns, to_table
 
 _CLASSES = ("string", "long", "boolean")
 

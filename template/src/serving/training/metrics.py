@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics
 
+from serving.contract.recipe import Recipe, Task
 from serving.errors import RecipeError
-from serving.recipe import Recipe, Task
 
 Metric = Callable[[Any, Any], float]
 

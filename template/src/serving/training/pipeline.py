@@ -21,9 +21,9 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
-from serving.columns import Column
+from serving.contract.columns import Column
+from serving.contract.recipe import Model, Recipe, Step, Task
 from serving.errors import RecipeError
-from serving.recipe import Model, Recipe, Step, Task
 
 _ENCODERS = ("one_hot_encoder", "ordinal_encoder")
 _IMPUTERS = ("simple_imputer", "constant_fill")

@@ -8,13 +8,13 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
-from serving import tracking
-from serving.columns import Column
+from serving.config.settings import Settings
+from serving.contract.columns import Column
+from serving.contract.metadata import ENTITY_TYPES, RECIPE, REQUEST_EXAMPLE, TRAINING_PROFILE
+from serving.contract.recipe import Recipe, Task
 from serving.errors import RecipeError, ServingError, TrainingError
-from serving.metadata import ENTITY_TYPES, RECIPE, REQUEST_EXAMPLE, TRAINING_PROFILE
-from serving.model import load_model
-from serving.recipe import Recipe, Task
-from serving.settings import Settings
+from serving.model.loading import load_model
+from serving.store import tracking
 from serving.training.data import Dataset, load_dataset, profile, split
 from serving.training.metrics import Metric, chosen_metrics, evaluate
 from serving.training.pipeline import build_pipeline, likely_cause
@@ -74,7 +74,7 @@ def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> 
             _prove(served)
             compiled = _compile(served, path) if recipe.model.compile else None
     except (mlflow.MlflowException, OSError) as exc:
-        uri = tracking.shown(settings.mlflow.tracking_uri)
+        uri = tracking.redact(settings.mlflow.tracking_uri)
         raise TrainingError(f"MLflow at {uri} failed: {tracking.first_line(exc)}") from exc
     return TrainingResult(
         run_id=run.info.run_id,
@@ -94,7 +94,7 @@ def _source(recipe: Recipe) -> Path:
         )
     if "://" in uri:
         raise RecipeError(
-            f"data.loader.source_uri: '{tracking.shown(uri)}': is no path; "
+            f"data.loader.source_uri: '{tracking.redact(uri)}': is no path; "
             "give a CSV or Parquet file of this machine"
         )
     if uri.endswith((".sql", ".sql.j2")):
@@ -109,7 +109,7 @@ def _open_experiment(settings: Settings) -> Any:
     try:
         mlflow.set_experiment(settings.mlflow.experiment_name)
     except Exception as exc:
-        uri = tracking.shown(settings.mlflow.tracking_uri)
+        uri = tracking.redact(settings.mlflow.tracking_uri)
         raise TrainingError(
             f"mlflow.tracking_uri: {uri} cannot be used: {tracking.first_line(exc)}"
         ) from exc

@@ -15,10 +15,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from serving.body import JSON, parse_json
-from serving.columns import MISSING
-from serving.model import ServedModel
-from serving.problem import Location, ProblemError, invalid_request, invalid_values
+from serving.api.body import JSON, parse_json
+from serving.api.problem import Location, ProblemError, invalid_request, invalid_values
+from serving.contract.columns import MISSING
+from serving.model.served import ServedModel
 
 CSV = "text/csv"
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")

@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.json_schema import models_json_schema
 
-from serving.columns import COLUMN_TYPES, Column, Signature
+from serving.config.yaml_file import first_problem
+from serving.contract.columns import COLUMN_TYPES, Column, Signature
+from serving.contract.recipe import Recipe, Task
 from serving.errors import ContractError
-from serving.recipe import Recipe, Task
-from serving.yaml_file import first_problem
 
 
 class Request(BaseModel):

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import uvicorn
 
+from serving.api.protocol import Protocol
+from serving.config.settings import Settings
 from serving.errors import ConfigError
-from serving.observability import METRICS_DIRECTORY
-from serving.protocol import Protocol
-from serving.settings import Settings
+from serving.telemetry.logging import METRICS_DIRECTORY
 
 # One thread for each call of the model: libraries that bring several would share the cores with
 # the event loop and with the other workers. They read this when they are imported.
@@ -34,7 +34,7 @@ def serve(settings: Settings) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _shared_metrics(serving.workers):
         uvicorn.run(
-            "serving.app:create_app",
+            "serving.api.app:create_app",
             factory=True,
             http=Protocol,
             host=serving.host,
@@ -44,7 +44,7 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=serving.shutdown_timeout_seconds,
             # A model that is being loaded holds the interpreter for seconds at a time.
             timeout_worker_healthcheck=10,
-            access_log=False,  # serving.middleware has its own
+            access_log=False,  # serving.api.middleware has its own
             log_config=None,  # uvicorn's loggers go where all others go
             server_header=False,
         )

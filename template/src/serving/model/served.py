@@ -1,4 +1,4 @@
-"""Load a model from MLflow, check its contract and answer typed samples with it."""
+"""A loaded model with the schemas of its API: it answers typed samples."""
 
 import base64
 import contextlib
@@ -11,23 +11,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
 
-from serving import mlmodel, tracking
-from serving.columns import Row
-from serving.compiled import NotCompiledError, OnnxEngine
-from serving.engines import Engine, Predictions, is_plain_pickle, load_engine
-from serving.environment import Library, check_libraries, libraries_of
-from serving.errors import ContractError, ModelLoadError, RowError
-from serving.metadata import ENTITY_TYPES, RECIPE, REQUEST_EXAMPLE, TRAINING_PROFILE
-from serving.mlmodel import StoredModel
-from serving.modern_ml_pipeline import ModernMLPipelineEngine, is_modern_ml_pipeline
-from serving.schema import APISchemaGenerator, label_name
-from serving.settings import EngineChoice, Settings
+from serving.contract.columns import Row
+from serving.contract.schema import APISchemaGenerator, label_name
+from serving.engines.base import REFUSALS, Engine, Predictions
+from serving.engines.bisection import bisect
+from serving.errors import ContractError, RowError
+from serving.store import tracking
+from serving.store.environment import Library
 
 INLINE_SECONDS = 0.001
 """A call that is this short runs on the event loop: it delays nobody noticeably."""
@@ -173,7 +168,7 @@ class ServedModel:
         """
         try:
             return self.predict_rows(rows)
-        except (ValueError, ArithmeticError) as exc:
+        except REFUSALS as exc:
             if self._fails_anyway() or (index := self._first_refused(rows)) is None:
                 raise
             raise RowError(index) from exc
@@ -196,12 +191,10 @@ class ServedModel:
             yield answer
 
     def _first_refused(self, rows: Sequence[Row]) -> int | None:
-        """Halve the rows until one is left that the model refuses alone; None if there is none."""
-        first, last = 0, len(rows)
-        while last - first > 1:
-            middle = (first + last) // 2
-            first, last = (first, middle) if self._refuses(rows[first:middle]) else (middle, last)
-        return first if self._refuses(rows[first:last]) else None
+        """The first row that the model refuses alone; None if there is none."""
+        outcomes = bisect(self.predict_rows, rows, REFUSALS)
+        failed = (part for part, outcome in outcomes if isinstance(outcome, Exception))
+        return next((part.start for part in failed), None)
 
     def _fails_anyway(self) -> bool:
         """Whether even the example fails, so that no row is to blame."""
@@ -219,7 +212,7 @@ class ServedModel:
     def _refuses(self, rows: Sequence[Row]) -> bool:
         try:
             self.predict_rows(rows)
-        except (ValueError, ArithmeticError):
+        except REFUSALS:
             return True
         return False
 
@@ -237,12 +230,15 @@ class ServedModel:
                 yield _plain(value)
 
     def warm_up(self) -> None:
-        """Predict the example once, so that the first caller does not pay for first-time work.
+        """Do all first-time work now, so that the first caller does not pay for it.
 
-        Without an example that names every required column, nothing is asked.
+        Makes the schemas, predicts the example, where it names every required column, and times
+        a call.
 
-        Raises `ContractError` when that fails.
+        Raises `ContractError` when the model fails on its example.
         """
+        for made_once in ("batch_request_schema", "invocation_schema", "inline_rows"):
+            getattr(self, made_once)
         try:
             if self._example:
                 self.answer(self._example)
@@ -259,7 +255,7 @@ class ServedModel:
         recipe = self.schemas.recipe
         signature = self.schemas.signature
         return {
-            "uri": tracking.shown(self.uri),
+            "uri": tracking.redact(self.uri),
             "model_id": self.model_id,
             "run_id": self.run_id,
             "model_version": self.version,
@@ -282,106 +278,6 @@ class ServedModel:
         }
 
 
-def load_model(settings: Settings, engine: EngineChoice | None = None) -> ServedModel:
-    """Load the model that the settings name, check its contract and warm it up.
-
-    Args:
-        settings: which model, from where.
-        engine: which engine runs it, instead of the one that the settings name.
-
-    Raises `ModelLoadError` when it cannot be found or loaded, and `ContractError` when its recipe
-    and its signature do not agree; either message is one sentence.
-    """
-    uri = settings.serving.model
-    is_address = ":" in uri
-    if not is_address and not Path(uri).is_dir():
-        raise ModelLoadError(f"cannot load the model {uri}: there is no such directory")
-    source = f" from {settings.mlflow.tracking_uri}" if is_address else ""
-    try:
-        return _load(uri, settings, engine or settings.serving.engine)
-    except ContractError as exc:
-        why = f": {tracking.first_line(exc.__cause__)}" if exc.__cause__ else ""
-        raise ContractError(f"model {tracking.shown(uri)}: {exc}{why}") from exc
-    except Exception as exc:
-        message = tracking.shown(f"cannot load the model {uri}{source}: ")
-        raise ModelLoadError(message + tracking.first_line(exc)) from exc
-
-
-def _load(uri: str, settings: Settings, choice: EngineChoice) -> ServedModel:
-    files = None
-    path = Path(uri).resolve()  # MLflow follows no links
-    if not path.is_dir():
-        files = tempfile.TemporaryDirectory()
-        path = tracking.download(settings, uri, files.name)
-    stored = mlmodel.read(path)
-    libraries = libraries_of(path)
-    not_compiled = None
-    try:
-        engine: Engine = _compiled_engine(stored, choice)
-    except NotCompiledError as exc:
-        if choice == "onnx":
-            raise ContractError(f"engine onnx: {exc}") from exc.__cause__
-        not_compiled = str(exc) if choice == "auto" else None
-        if not settings.serving.allow_other_versions:
-            check_libraries(libraries)
-        engine = _native_engine(stored, settings)
-    signature, logged = stored.signature, stored.metadata
-    if isinstance(engine, ModernMLPipelineEngine):
-        signature, logged = engine.signature(signature), engine.logged(stored)
-    model = ServedModel(
-        uri=uri,
-        model_id=stored.model_id,
-        run_id=stored.run_id,
-        version=stored.version,
-        schemas=APISchemaGenerator(
-            logged.get(RECIPE),
-            signature,
-            entity_types=logged.get(ENTITY_TYPES),
-            example=logged.get(REQUEST_EXAMPLE) or stored.example,
-            classes=engine.classes,
-            profile=logged.get(TRAINING_PROFILE),
-            unknown_fields=settings.serving.unknown_fields,
-            max_batch_rows=settings.serving.max_batch_rows,
-        ),
-        engine=engine,
-        not_compiled=not_compiled,
-        libraries=libraries,
-        files=files,
-    )
-    # The schemas of requests are made now, not for the first caller.
-    _ = model.batch_request_schema, model.invocation_schema
-    model.warm_up()
-    _ = model.inline_rows
-    return model
-
-
-def _seconds(call: Callable[[Any], Any], argument: Any) -> float:
-    started = time.perf_counter()
-    with contextlib.suppress(ValueError):  # to refuse it takes as long
-        call(argument)
-    return time.perf_counter() - started
-
-
-def _compiled_engine(stored: StoredModel, choice: EngineChoice) -> OnnxEngine:
-    if choice == "native":
-        raise NotCompiledError("the native engine is chosen")
-    return OnnxEngine(stored)
-
-
-def _native_engine(stored: StoredModel, settings: Settings) -> Engine:
-    if not is_plain_pickle(stored):
-        tracking.connect(settings)
-    try:
-        if is_modern_ml_pipeline(stored):
-            return ModernMLPipelineEngine(stored.path)
-        return load_engine(stored)
-    except ModuleNotFoundError as exc:
-        raise ContractError(
-            f"it needs the Python module '{exc.name}', which is not installed here; "
-            "add its package: uv add --group native PACKAGE"
-        ) from exc
-
-
 def _plain(value: Any) -> Any:
     """The value as JSON has it: bytes as base64, None for NaN, infinity and no date-time."""
     if isinstance(value, list):
@@ -391,3 +287,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return None if isinstance(value, datetime) and value != value else value  # NaT
+
+
+def _seconds(call: Callable[[Any], Any], argument: Any) -> float:
+    started = time.perf_counter()
+    with contextlib.suppress(ValueError):  # to refuse it takes as long
+        call(argument)
+    return time.perf_counter() - started

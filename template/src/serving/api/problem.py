@@ -10,8 +10,8 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
-from serving.observability import request_id
-from serving.yaml_file import is_other_than_unknown
+from serving.config.yaml_file import is_other_than_unknown
+from serving.telemetry.logging import request_id
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serving.columns import Column, Row
-from serving.engines import Predictions
+from serving.contract.columns import Column, Row
+from serving.engines.base import Engine, Predictions
 from serving.errors import ServingError
-from serving.mlmodel import StoredModel
+from serving.store.mlmodel import StoredModel
 
 DIRECTORY = "compiled"
 GRAPH = "model.onnx"
@@ -80,7 +80,7 @@ def read(model: StoredModel) -> Compiled:
         ) from None
     except (OSError, ValidationError) as exc:
         raise NotCompiledError(f"{DIRECTORY}/{DESCRIPTION} cannot be read") from exc
-    native = native_file(model)
+    native = model.sklearn_file
     is_stale = native is not None and native.is_file() and digest(native) != compiled.source
     inputs = model.signature.inputs if model.signature else ()
     if is_stale or {column.name: column.type for column in inputs} != compiled.types:
@@ -91,19 +91,13 @@ def read(model: StoredModel) -> Compiled:
     return compiled
 
 
-def native_file(model: StoredModel) -> Path | None:
-    """The file that the scikit-learn model is in; None for a model of another flavour."""
-    name = model.flavors.get("sklearn", {}).get("pickled_model")
-    return model.path / name if name else None
-
-
 def digest(file: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-class OnnxEngine:
+class OnnxEngine(Engine):
     """A compiled model in ONNX Runtime, with one thread for each call.
 
     Raises `NotCompiledError` when the compiled form is not there or cannot be used.

@@ -4,7 +4,7 @@ import logging
 import traceback
 from contextvars import ContextVar
 
-from serving.settings import LoggingSettings
+from serving.config.settings import LoggingSettings
 
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """Where several workers add their metrics up; prometheus-client reads it when it is imported."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from serving.columns import COLUMN_TYPES, Column, Signature
+from serving.contract.columns import COLUMN_TYPES, Column, Signature
 from serving.errors import ContractError, ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,21 @@ class StoredModel:
     version: str
     """`name/version` of a registered model, else the logged model's id."""
     _content: dict[str, Any]
+
+    @property
+    def is_sklearn(self) -> bool:
+        """Whether it is a scikit-learn model that answers with `predict`.
+
+        A model may be logged to answer with another method; only MLflow calls that.
+        """
+        method = self.flavors.get("python_function", {}).get("predict_fn", "predict")
+        return "sklearn" in self.flavors and method == "predict"
+
+    @property
+    def sklearn_file(self) -> Path | None:
+        """The file that a scikit-learn model is in; None for a model of another flavour."""
+        name = self.flavors.get("sklearn", {}).get("pickled_model")
+        return self.path / name if name else None
 
     @property
     def signature(self) -> Signature | None:

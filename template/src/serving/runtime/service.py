@@ -15,14 +15,16 @@ from http import HTTPStatus
 from types import FrameType
 from typing import TypeVar
 
-from serving import metrics, problem
-from serving.columns import Row
-from serving.engines import Predictions
+from serving.api import problem
+from serving.config.settings import Settings
+from serving.contract.columns import Row
+from serving.engines.base import Predictions
 from serving.errors import ContractError, RowError, ServingError
-from serving.model import ServedModel, load_model
-from serving.observability import log_failure
-from serving.settings import Settings
-from serving.sharing import Predict, SharedCalls
+from serving.model.loading import load_model
+from serving.model.served import ServedModel
+from serving.runtime.adaptive_batching import Predict, SharedCalls
+from serving.telemetry import metrics
+from serving.telemetry.logging import log_failure
 
 logger = logging.getLogger("serving")
 

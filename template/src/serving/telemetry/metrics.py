@@ -1,7 +1,7 @@
 """Prometheus metrics of the API, right with one worker and with several.
 
 Several workers share files in the directory that `PROMETHEUS_MULTIPROC_DIR` names, which
-`serving.server` makes; prometheus-client reads that variable when it is imported.
+`serving.api.server` makes; prometheus-client reads that variable when it is imported.
 """
 
 import os
@@ -19,7 +19,7 @@ from prometheus_client import (
     multiprocess,
 )
 
-from serving.observability import METRICS_DIRECTORY
+from serving.telemetry.logging import METRICS_DIRECTORY
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

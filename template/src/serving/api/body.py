@@ -7,7 +7,7 @@ from typing import Any
 import jiter
 from fastapi import Request
 
-from serving.problem import MOST_CHARACTERS, ProblemError, invalid_values
+from serving.api.problem import MOST_CHARACTERS, ProblemError, invalid_values
 
 JSON = "application/json"
 

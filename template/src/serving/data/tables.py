@@ -11,7 +11,7 @@ import pandas as pd
 from pandas.api import types
 from pydantic import TypeAdapter, ValidationError
 
-from serving.columns import COLUMN_TYPES, MISSING, Column, Table, is_datetime, to_array
+from serving.contract.columns import COLUMN_TYPES, MISSING, Column, Table, is_datetime, to_array
 from serving.errors import DataError
 
 FORMATS = (".csv", ".parquet")

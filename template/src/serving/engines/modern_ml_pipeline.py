@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from serving.columns import Column, Row, Signature, Table, to_table
-from serving.engines import Predictions
+from serving.contract.columns import Column, Row, Signature, Table, to_table
+from serving.contract.metadata import RECIPE, REQUEST_EXAMPLE
+from serving.engines.base import Engine, Predictions, single_output
 from serving.errors import ContractError
-from serving.metadata import RECIPE, REQUEST_EXAMPLE
-from serving.mlmodel import StoredModel
+from serving.store.mlmodel import StoredModel
 
 RECIPE_SNAPSHOT = "training_artifacts/recipe_snapshot.yaml"
 
@@ -35,17 +35,16 @@ def is_modern_ml_pipeline(model: StoredModel) -> bool:
     return loader == "mlflow.pyfunc.model" and "data_schema" in model.metadata
 
 
-class ModernMLPipelineEngine:
+class ModernMLPipelineEngine(Engine):
     """Its `PyfuncWrapper`, called directly."""
 
     name = "modern-ml-pipeline"
-    independent_rows = False  # steps such as forward_fill look at the rows before
-    inline = False
+    # Rows are not independent: steps such as forward_fill look at the rows before.
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, model: StoredModel) -> None:
         import mlflow.pyfunc
 
-        self._model = mlflow.pyfunc.load_model(str(path)).unwrap_python_model()
+        self._model = mlflow.pyfunc.load_model(str(model.path)).unwrap_python_model()
         if not hasattr(self._model, "data_interface_schema"):
             raise ContractError("it looks like one of modern-ml-pipeline, but its class is another")
         # It tells the steps of every single prediction.
@@ -64,7 +63,7 @@ class ModernMLPipelineEngine:
 
         rows = pd.DataFrame(table)
         values = self._call(rows)
-        values = values[:, 0] if values.shape[1] == 1 else values
+        values = single_output(values)
         if not self.classes:
             return Predictions(values)
         probabilities = self._call(rows, return_probabilities=True)
@@ -77,18 +76,19 @@ class ModernMLPipelineEngine:
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "estimator": _qualified_name(self._estimator)}
 
-    def signature(self, logged: Signature | None) -> Signature | None:
+    def signature(self, stored: StoredModel) -> Signature | None:
         """The logged signature, with the type of label that is really answered."""
+        logged = stored.signature
         if logged is None or not self._classify:
             return logged
         type_ = _OUTPUT_TYPES.get(self._labels.dtype.kind, "string")
         return replace(logged, outputs=(Column("", type_),))
 
-    def logged(self, model: StoredModel) -> dict[str, Any]:
+    def metadata(self, stored: StoredModel) -> dict[str, Any]:
         """What this project's own training logs as metadata: the recipe, and an example."""
-        recipe = self._recipe(_snapshot(model))
+        recipe = self._recipe(_snapshot(stored))
         entities = recipe["data"]["data_interface"].get("entity_columns") or []
-        return {RECIPE: recipe, REQUEST_EXAMPLE: _request_example(model.path, entities)}
+        return {RECIPE: recipe, REQUEST_EXAMPLE: _request_example(stored.path, entities)}
 
     def _recipe(self, snapshot: dict[str, Any] | None) -> dict[str, Any]:
         """The part of the recipe that serving needs: of the run, or else what the model keeps."""

@@ -25,7 +25,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from serving import yaml_file
+from serving.config import yaml_file
 from serving.errors import ConfigError
 
 DEFAULT_CONFIG = Path("configs/development.yaml")

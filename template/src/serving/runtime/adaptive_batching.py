@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from serving import metrics
-from serving.columns import Row
-from serving.engines import Predictions
+from serving.contract.columns import Row
+from serving.engines.base import Predictions
+from serving.engines.bisection import bisect
+from serving.telemetry import metrics
 
 PATIENCE = 1 / 16
 """How long to wait for callers that were just answered, as a share of the call's time."""
@@ -144,16 +145,22 @@ class SharedCalls:
 
     def _together(self, requests: Sequence[_Waiting]) -> list[Predictions | Exception]:
         """Predict requests in one call; when it fails, in two halves, down to single requests."""
-        try:
-            if len(requests) == 1:
-                return [self._predict_alone(requests[0].rows)]
-            predictions = self._predict([row for request in requests for row in request.rows])
-            return list(_parts(predictions, [len(request.rows) for request in requests]))
-        except BaseException as exc:  # a panic of Rust is no Exception
-            if len(requests) == 1:
-                return [exc if isinstance(exc, Exception) else RuntimeError(repr(exc))]
-            middle = len(requests) // 2
-            return self._together(requests[:middle]) + self._together(requests[middle:])
+        answers: list[Predictions | Exception] = []
+        # Not only exceptions that are an `Exception`: a panic of Rust is not.
+        for _, outcome in bisect(self._predict_requests, requests, (BaseException,)):
+            if isinstance(outcome, list):
+                answers += outcome
+            elif isinstance(outcome, Exception):
+                answers.append(outcome)
+            else:
+                answers.append(RuntimeError(repr(outcome)))
+        return answers
+
+    def _predict_requests(self, requests: Sequence[_Waiting]) -> list[Predictions]:
+        if len(requests) == 1:
+            return [self._predict_alone(requests[0].rows)]
+        predictions = self._predict([row for request in requests for row in request.rows])
+        return _parts(predictions, [len(request.rows) for request in requests])
 
 
 def _parts(predictions: Predictions, counts: Sequence[int]) -> list[Predictions]:

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from types import ModuleType
 
-from serving.settings import Settings
+from serving.config.settings import Settings
 
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -39,7 +39,7 @@ def download(settings: Settings, uri: str, directory: str) -> Path:
     return Path(download_artifacts(artifact_uri=uri, dst_path=directory))
 
 
-def shown(text: str) -> str:
+def redact(text: str) -> str:
     """The text with `***` for the user name and password of every URI in it."""
     return re.sub(r"://[^/\s]*@", "://***@", text)
 
@@ -54,5 +54,5 @@ def first_line(exc: BaseException) -> str:
         if isinstance(cause, ConnectionError | TimeoutError | socket.gaierror) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    lines = shown(str(exc)).strip().splitlines()
+    lines = redact(str(exc)).strip().splitlines()
     return lines[0].removesuffix(".") if lines else type(exc).__name__

@@ -15,10 +15,10 @@ from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving import metrics
-from serving.observability import log_failure, request_id
-from serving.problem import ProblemError
-from serving.service import Service
+from serving.api.problem import ProblemError
+from serving.runtime.service import Service
+from serving.telemetry import metrics
+from serving.telemetry.logging import log_failure, request_id
 
 logger = logging.getLogger("serving.access")
 

@@ -11,15 +11,17 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving import engines, invocations, metrics, problem
-from serving.body import JSON, media_type, parse_json, read_body, require_json
-from serving.columns import Row
-from serving.deadline import Deadline
-from serving.environment import installed
+from serving.api import invocations, problem
+from serving.api.body import JSON, media_type, parse_json, read_body, require_json
+from serving.api.deadline import Deadline
+from serving.api.problem import Location, ProblemError
+from serving.contract.columns import Row
+from serving.engines import base as engines
 from serving.errors import RowError
-from serving.model import ServedModel
-from serving.problem import Location, ProblemError
-from serving.service import Service
+from serving.model.served import ServedModel
+from serving.runtime.service import Service
+from serving.store.environment import installed
+from serving.telemetry import metrics
 
 Schema = TypeVar("Schema", bound=BaseModel)
 

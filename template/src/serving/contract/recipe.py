@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from serving import yaml_file
+from serving.config import yaml_file
 from serving.errors import RecipeError
 
 

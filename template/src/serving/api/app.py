@@ -9,11 +9,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware.cors import CORSMiddleware
 
-from serving import problem, routes
-from serving.middleware import ApiKeyMiddleware, RequestMiddleware
-from serving.observability import configure_logging
-from serving.service import Service
-from serving.settings import Settings, load_settings
+from serving.api import problem, routes
+from serving.api.middleware import ApiKeyMiddleware, RequestMiddleware
+from serving.config.settings import Settings, load_settings
+from serving.runtime.service import Service
+from serving.telemetry.logging import configure_logging
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -1,0 +1,1 @@
+"""Where the project runs: config files and the environment."""

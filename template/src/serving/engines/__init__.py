@@ -1,0 +1,1 @@
+"""How rows are predicted: scikit-learn, pyfunc, ONNX Runtime, modern-ml-pipeline."""

@@ -1,0 +1,73 @@
+"""Choose the engine of a model and load it."""
+
+from dataclasses import dataclass
+
+from serving.config.settings import EngineChoice, Settings
+from serving.engines.base import Engine
+from serving.engines.modern_ml_pipeline import ModernMLPipelineEngine, is_modern_ml_pipeline
+from serving.engines.onnx import NotCompiledError, OnnxEngine
+from serving.engines.pyfunc import PyfuncEngine
+from serving.engines.sklearn import SklearnEngine, is_plain_pickle
+from serving.errors import ContractError, ModelLoadError
+from serving.store import tracking
+from serving.store.environment import Library, check_libraries
+from serving.store.mlmodel import StoredModel
+
+
+@dataclass(frozen=True)
+class LoadedEngine:
+    """An engine with its model."""
+
+    engine: Engine
+    not_compiled: str | None = None
+    """Why the model runs natively although its compiled form was allowed."""
+
+
+def load_engine(
+    stored: StoredModel, settings: Settings, choice: EngineChoice, libraries: tuple[Library, ...]
+) -> LoadedEngine:
+    """Load a model with the engine that suits it.
+
+    Args:
+        stored: the model.
+        settings: which versions of libraries are allowed, and where MLflow keeps its runs.
+        choice: `onnx` for the compiled form alone, `native` for the model itself, `auto` for the
+            compiled form where there is one.
+        libraries: what the model was trained with.
+
+    Raises `ContractError` where the chosen engine cannot be used here, and `ModelLoadError` where
+    there is none for the model's flavours.
+    """
+    not_compiled = None
+    if choice != "native":
+        try:
+            return LoadedEngine(OnnxEngine(stored))
+        except NotCompiledError as exc:
+            if choice == "onnx":
+                raise ContractError(f"engine onnx: {exc}") from exc.__cause__
+            not_compiled = str(exc)
+    if not settings.serving.allow_other_versions:
+        check_libraries(libraries)
+    try:
+        return LoadedEngine(_native_engine(stored, settings), not_compiled)
+    except ModuleNotFoundError as exc:
+        raise ContractError(
+            f"it needs the Python module '{exc.name}', which is not installed here; "
+            "add its package: uv add --group native PACKAGE"
+        ) from exc
+
+
+def _native_engine(stored: StoredModel, settings: Settings) -> Engine:
+    if stored.is_sklearn and is_plain_pickle(stored):
+        return SklearnEngine(stored)
+    tracking.connect(settings)
+    if is_modern_ml_pipeline(stored):
+        return ModernMLPipelineEngine(stored)
+    if stored.is_sklearn:
+        return SklearnEngine(stored)
+    if "python_function" in stored.flavors:
+        return PyfuncEngine(stored)
+    raise ModelLoadError(
+        f"the model has the flavours {', '.join(stored.flavors) or 'none'}; "
+        "sklearn or python_function is needed"
+    )

@@ -1,0 +1,108 @@
+"""Models of MLflow's scikit-learn flavour, called directly."""
+
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from serving.contract.columns import Column, Row, Table, to_table
+from serving.engines.base import Engine, Predictions, single_output
+from serving.store.mlmodel import StoredModel
+
+_LIBRARIES_BY_ROW = {"catboost", "lightgbm", "sklearn", "xgboost"}
+
+
+class SklearnEngine(Engine):
+    """A model of MLflow's scikit-learn flavour, called directly."""
+
+    name = "sklearn"
+
+    def __init__(self, model: StoredModel) -> None:
+        self._model = _unpickled(model) if is_plain_pickle(model) else _loaded_by_mlflow(model)
+        self.independent_rows = _is_by_row(self._model)
+        # In a pipeline the steps before the estimator cost most: they run once, for the labels
+        # and the probabilities together.
+        is_pipeline = hasattr(self._model, "steps") and len(self._model.steps) > 1
+        self._transform = self._model[:-1].transform if is_pipeline else None
+        self._estimator = self._model[-1] if is_pipeline else self._model
+        self.classes: tuple[Any, ...] = ()
+        if hasattr(self._estimator, "predict_proba"):
+            labels = self._estimator.classes_
+            # One array of labels for each output of a model of several: no one probability then.
+            self.classes = tuple(labels.tolist()) if isinstance(labels, np.ndarray) else ()
+
+    def reader(self, columns: Sequence[Column]) -> Callable[[Sequence[Row]], Table]:
+        return partial(to_table, columns=columns)
+
+    def predict(self, table: Table) -> Predictions:
+        import pandas as pd
+
+        rows: Any = pd.DataFrame(table)
+        if self._transform is not None:
+            rows = self._transform(rows)
+        values = single_output(np.asarray(self._estimator.predict(rows)))
+        if values.ndim > 1 or not self.classes:
+            return Predictions(values)
+        return Predictions(values, self._estimator.predict_proba(rows), self.classes)
+
+    def describe(self) -> dict[str, Any]:
+        estimator = type(self._estimator)
+        return {
+            "name": self.name,
+            "estimator": f"{estimator.__module__}.{estimator.__qualname__}",
+        }
+
+
+def _is_by_row(model: Any) -> bool:
+    """Whether all parts of a model are of libraries that look at one row at a time.
+
+    A function of somebody's (`FunctionTransformer`) may look at its neighbours; the only ones that
+    are known are those with which this project's training makes numbers of booleans and dates.
+    """
+    parts = [model, *(part for part in model.get_params().values() if hasattr(part, "fit"))]
+    for part in parts:
+        if type(part).__module__.partition(".")[0] not in _LIBRARIES_BY_ROW:
+            return False
+        if type(part).__name__ == "FunctionTransformer" and not _is_by_value(part):
+            return False
+    return True
+
+
+def _is_by_value(transformer: Any) -> bool:
+    function = transformer.func
+    if function is None or isinstance(function, np.ufunc):
+        return True
+    import pandas as pd
+
+    if function == pd.DataFrame.astype:
+        return bool(transformer.kw_args == {"dtype": "float64"})
+    return function in (pd.DataFrame.sub, pd.DataFrame.truediv)
+
+
+def is_plain_pickle(model: StoredModel) -> bool:
+    """Whether unpickling is all that MLflow would do to load the model.
+
+    Importing MLflow takes two seconds and 60 MB. It is asked for the other formats, for models
+    that bring code, and where it has been told whether pickles may be loaded.
+    """
+    flavor = model.flavors.get("sklearn", {})
+    return (
+        flavor.get("serialization_format") in ("pickle", "cloudpickle")
+        and not flavor.get("code")
+        and "MLFLOW_ALLOW_PICKLE_DESERIALIZATION" not in os.environ
+    )
+
+
+def _unpickled(model: StoredModel) -> Any:
+    assert model.sklearn_file is not None
+    with model.sklearn_file.open("rb") as file:
+        return pickle.load(file)
+
+
+def _loaded_by_mlflow(model: StoredModel) -> Any:
+    import mlflow.sklearn
+
+    return mlflow.sklearn.load_model(str(model.path))

@@ -1,0 +1,1 @@
+"""A served model: loading it, checking its contract, answering."""

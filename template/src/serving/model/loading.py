@@ -1,0 +1,73 @@
+"""Load a model from MLflow and check its contract."""
+
+import tempfile
+from pathlib import Path
+
+from serving.config.settings import EngineChoice, Settings
+from serving.contract.metadata import ENTITY_TYPES, RECIPE, REQUEST_EXAMPLE, TRAINING_PROFILE
+from serving.contract.schema import APISchemaGenerator
+from serving.engines.loading import load_engine
+from serving.errors import ContractError, ModelLoadError
+from serving.model.served import ServedModel
+from serving.store import mlmodel, tracking
+from serving.store.environment import libraries_of
+
+
+def load_model(settings: Settings, engine: EngineChoice | None = None) -> ServedModel:
+    """Load the model that the settings name, check its contract and warm it up.
+
+    Args:
+        settings: which model, from where.
+        engine: which engine runs it, instead of the one that the settings name.
+
+    Raises `ModelLoadError` when it cannot be found or loaded, and `ContractError` when its recipe
+    and its signature do not agree; either message is one sentence.
+    """
+    uri = settings.serving.model
+    is_address = ":" in uri
+    if not is_address and not Path(uri).is_dir():
+        raise ModelLoadError(f"cannot load the model {uri}: there is no such directory")
+    source = f" from {settings.mlflow.tracking_uri}" if is_address else ""
+    try:
+        return _load(uri, settings, engine or settings.serving.engine)
+    except ContractError as exc:
+        why = f": {tracking.first_line(exc.__cause__)}" if exc.__cause__ else ""
+        raise ContractError(f"model {tracking.redact(uri)}: {exc}{why}") from exc
+    except Exception as exc:
+        message = tracking.redact(f"cannot load the model {uri}{source}: ")
+        raise ModelLoadError(message + tracking.first_line(exc)) from exc
+
+
+def _load(uri: str, settings: Settings, choice: EngineChoice) -> ServedModel:
+    files = None
+    path = Path(uri).resolve()  # MLflow follows no links
+    if not path.is_dir():
+        files = tempfile.TemporaryDirectory()
+        path = tracking.download(settings, uri, files.name)
+    stored = mlmodel.read(path)
+    libraries = libraries_of(path)
+    loaded = load_engine(stored, settings, choice, libraries)
+    engine = loaded.engine
+    logged = engine.metadata(stored)
+    model = ServedModel(
+        uri=uri,
+        model_id=stored.model_id,
+        run_id=stored.run_id,
+        version=stored.version,
+        schemas=APISchemaGenerator(
+            logged.get(RECIPE),
+            engine.signature(stored),
+            entity_types=logged.get(ENTITY_TYPES),
+            example=logged.get(REQUEST_EXAMPLE) or stored.example,
+            classes=engine.classes,
+            profile=logged.get(TRAINING_PROFILE),
+            unknown_fields=settings.serving.unknown_fields,
+            max_batch_rows=settings.serving.max_batch_rows,
+        ),
+        engine=engine,
+        not_compiled=loaded.not_compiled,
+        libraries=libraries,
+        files=files,
+    )
+    model.warm_up()
+    return model

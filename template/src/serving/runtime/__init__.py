@@ -1,0 +1,1 @@
+"""The life of a server: loading and retrying, limits, adaptive batching, draining."""
