@@ -55,16 +55,16 @@ def _parts(model: Any, bodies: list[bytes]) -> dict[str, float]:
     taken = [rows([sample]) for sample in samples]
     tables = [model._read(row) for row in taken]
     predictions = [model.predict(table) for table in tables]
-    answers = [model.answers_to(*pair)[0] for pair in zip(taken, predictions, strict=True)]
+    answers = [model.answers(*pair) for pair in zip(taken, predictions, strict=True)]
     return {
         "parse JSON": _median(parse_json, bodies),
         "validate": _median(model.request_schema.model_validate, contents),
         "build the table": _median(lambda sample: model._read(rows([sample])), samples),
         "model call": _median(model.predict, tables),
         "form the answer": _median(
-            lambda pair: model.answers_to(*pair), list(zip(taken, predictions, strict=True))
+            lambda pair: model.answers(*pair), list(zip(taken, predictions, strict=True))
         ),
-        "serialise": _median(lambda answer: answer.model_dump_json(by_alias=True), answers),
+        "serialise": _median(model.write_one, answers),
     }
 
 

@@ -46,7 +46,7 @@ def test_loading_is_given_up_after_a_while(tmp_path: Path) -> None:
 def test_a_broken_contract_is_final_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ContractError("the column 'a' is not there")
 
     monkeypatch.setattr(service, "load_model", broken)
@@ -94,7 +94,7 @@ def test_a_call_that_does_not_return_turns_ready_red(
 def test_an_error_of_the_model_is_not_blamed_on_the_sample(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ValueError("it never works")
 
     monkeypatch.setattr(SklearnEngine, "predict", fail)

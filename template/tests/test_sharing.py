@@ -23,7 +23,7 @@ from serving.engines.base import Predictions
 from serving.engines.sklearn import SklearnEngine
 from serving.errors import RowError
 from serving.model.loading import load_model
-from serving.runtime.adaptive_batching import SharedCalls
+from serving.runtime.adaptive_batching import AdaptiveBatcher
 
 BAD = {
     "missing": {k: v for k, v in SAMPLE.items() if k != "petal width (cm)"},
@@ -113,7 +113,7 @@ class Model:
         return Predictions(np.array([row[0] * 2 for row in rows]))
 
 
-async def answers(calls: SharedCalls, *requests: list[int]) -> list[Any]:
+async def answers(calls: AdaptiveBatcher, *requests: list[int]) -> list[Any]:
     """What each request is answered, all at once: a list of values, or the error."""
     made = [calls.predict([(value,) for value in request]) for request in requests]
     found = await asyncio.gather(*made, return_exceptions=True)
@@ -123,7 +123,7 @@ async def answers(calls: SharedCalls, *requests: list[int]) -> list[Any]:
 @pytest.mark.parametrize("inline_rows", [0, 100])
 def test_a_bad_request_fails_alone(inline_rows: int) -> None:
     model = Model()
-    calls = SharedCalls(model, model, most_rows=100, inline_rows=inline_rows)
+    calls = AdaptiveBatcher(model, model, max_rows=100, inline_rows=inline_rows)
     found = asyncio.run(answers(calls, [1], [2, 3], [-4], [5], [-6, 7]))
     assert found[:2] == [[2], [4, 6]]
     assert isinstance(found[2], ValueError)
@@ -134,7 +134,7 @@ def test_a_bad_request_fails_alone(inline_rows: int) -> None:
 
 def test_a_call_has_no_more_rows_than_allowed() -> None:
     model = Model()
-    calls = SharedCalls(model, model, most_rows=3)
+    calls = AdaptiveBatcher(model, model, max_rows=3)
     found = asyncio.run(answers(calls, [1, 2], [3], [4], [5, 6, 7, 8], [9]))
     assert found == [[2, 4], [6], [8], [10, 12, 14, 16], [18]]
     assert model.calls == [[1, 2, 3], [4], [5, 6, 7, 8], [9]]
@@ -142,7 +142,7 @@ def test_a_call_has_no_more_rows_than_allowed() -> None:
 
 def test_who_waits_no_longer_is_not_predicted() -> None:
     model = Model()
-    calls = SharedCalls(model, model, most_rows=1)
+    calls = AdaptiveBatcher(model, model, max_rows=1)
 
     async def scenario() -> None:
         first = asyncio.create_task(calls.predict([(1,)]))
@@ -167,7 +167,7 @@ def test_a_panic_fails_one_call() -> None:
         raise Panic
 
     async def scenario() -> list[Any]:
-        calls = SharedCalls(panic, panic, most_rows=10)
+        calls = AdaptiveBatcher(panic, panic, max_rows=10)
         return [*await answers(calls, [1]), *await answers(calls, [2], [3])]
 
     found = asyncio.run(asyncio.wait_for(scenario(), 10))

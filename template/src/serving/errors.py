@@ -1,4 +1,4 @@
-"""Errors that the user can mend: each says in one sentence what is wrong and where."""
+"""What goes wrong, each with one sentence that says what and where."""
 
 
 class ServingError(Exception):
@@ -37,9 +37,51 @@ class ContractError(ServingError):
     """Recipe and model signature do not agree on the columns."""
 
 
+class ExtensionError(ServingError):
+    """The user's own code in the package `custom` cannot be used."""
+
+
 class RowError(Exception):
     """The model cannot predict one row of a table, although every value has the right type."""
 
     def __init__(self, index: int) -> None:
         super().__init__(f"row {index + 1}: the model cannot predict from these values")
         self.index = index
+
+
+class Refused(Exception):
+    """A hook does not answer a request.
+
+    Args:
+        detail: one sentence for the caller.
+        status: the HTTP status of the answer.
+    """
+
+    def __init__(self, detail: str, status: int = 422) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class ModelFailed(Exception):
+    """The model raised something that is nobody's fault but its own; the log says what."""
+
+
+class Unavailable(Exception):
+    """The server cannot answer now; the message is for the caller."""
+
+    retry_after = 5
+    """Seconds after which it is worth to ask again."""
+
+
+class NotReady(Unavailable):
+    """There is no model, or it does not answer."""
+
+
+class Draining(Unavailable):
+    """The server is stopping."""
+
+
+class Overloaded(Unavailable):
+    """Too much is in progress already."""
+
+    retry_after = 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import inspect
 import logging
 import os
 import re
@@ -12,7 +13,10 @@ from functools import cache, partial
 from http import HTTPStatus
 
 from prometheus_client import Counter, Histogram
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.problem import ProblemError
@@ -75,10 +79,8 @@ class RequestMiddleware:
             log_failure(logger, logging.ERROR, "the server failed", exc)
             if status:
                 raise  # half of an answer is out; all that is left is to cut the connection
-            failure = ProblemError(
-                HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; its log says why"
-            )
-            await failure.response()(scope, receive, send_with_headers)
+            response = await _answer_failure(Request(scope, receive), exc)
+            await response(scope, receive, send_with_headers)
         finally:
             ended = partial(_record, scope, status, time.perf_counter() - started)
             context = copy_context()  # has the id, and the trace where there is one
@@ -94,6 +96,25 @@ class RequestMiddleware:
         all_ended, self._ended = self._ended, []
         for context, record in all_ended:
             context.run(record)
+
+
+async def _answer_failure(request: Request, exc: Exception) -> Response:
+    """The answer of the user's own handler of `Exception`, or else a problem document.
+
+    Starlette keeps that handler outside of all middleware, where an answer would have neither id
+    nor metrics.
+    """
+    handlers = request.app.exception_handlers
+    handler = handlers.get(Exception) or handlers.get(500)
+    if handler is None:
+        detail = "the server failed; its log says why"
+        return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, detail).response()
+    response: Response
+    if inspect.iscoroutinefunction(handler):
+        response = await handler(request, exc)
+    else:
+        response = await run_in_threadpool(handler, request, exc)
+    return response
 
 
 def _identity(scope: Scope) -> bytes:

@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
-from serving.config.yaml_file import is_other_than_unknown
+from serving.errors import ModelFailed, Refused, Unavailable
 from serving.telemetry.logging import request_id
 
 MEDIA_TYPE = "application/problem+json"
@@ -86,7 +86,7 @@ def invalid_request(
     if exc.error_count() > MOST_ERRORS * 10:  # telling them apart would take seconds
         return invalid_values([((), f"{exc.error_count()} values are wrong")])
     # Names that are not known come first: they explain why others are missing.
-    found = sorted(exc.errors(include_url=False), key=is_other_than_unknown)
+    found = sorted(exc.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
     errors = [(locate(error["loc"]), _rule(error)) for error in found[:MOST_ERRORS]]
     return invalid_values(errors, more=len(found) - 1)
 
@@ -94,12 +94,20 @@ def invalid_request(
 def invalid_values(errors: Sequence[tuple[Location, str]], more: int = 0) -> ProblemError:
     """422 for values, each with the rule that it breaks; `more` of them than the first."""
     location, rule = errors[0]
-    name = "/".join(map(_shown, location))
+    name = "/".join(map(_shortened, location))
     detail = f"{name}: {rule}" if name else rule
     if more:
         detail += f" (and {more} more)"
     problems = [FieldProblem(pointer=_pointer(location), detail=rule) for location, rule in errors]
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, problems)
+
+
+def unavailable(exc: Unavailable, *, body_is_read: bool = True) -> ProblemError:
+    """503 with `Retry-After`; without its body read, a request takes its connection with it."""
+    headers = {"Retry-After": str(exc.retry_after)}
+    if not body_is_read:
+        headers["Connection"] = "close"
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(exc), headers=headers)
 
 
 def install(app: FastAPI) -> None:
@@ -108,6 +116,19 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ProblemError)
     async def problem(_: Request, exc: ProblemError) -> Response:
         return exc.response()
+
+    @app.exception_handler(Unavailable)
+    async def not_now(_: Request, exc: Unavailable) -> Response:
+        return unavailable(exc).response()
+
+    @app.exception_handler(ModelFailed)
+    async def model_failed(_: Request, exc: ModelFailed) -> Response:
+        detail = "the model failed; the server's log says why"
+        return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, detail).response()
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, exc: Refused) -> Response:
+        return ProblemError(HTTPStatus(exc.status), str(exc)).response()
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, exc: HTTPException) -> Response:
@@ -145,14 +166,14 @@ def _rule(error: ErrorDetails) -> str:
             return error["msg"][0].lower() + error["msg"][1:]
 
 
-def _shown(part: int | str) -> str:
+def _shortened(part: int | str) -> str:
     """A key as answers have it: the caller's own may be megabytes."""
     text = str(part)
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
 
 
 def _pointer(location: Location) -> str:
-    parts = (_shown(part).replace("~", "~0").replace("/", "~1") for part in location)
+    parts = (_shortened(part).replace("~", "~0").replace("/", "~1") for part in location)
     return "".join(f"/{part}" for part in parts)
 
 

@@ -42,9 +42,11 @@ def run(
 
     from serving.data.tables import check_format
     from serving.inference.batch import predict_file
+    from serving.model.hooks import PredictionHooks
     from serving.model.loading import load_model
 
     check_format(data_path)
     check_format(output_path)
-    rows = predict_file(load_model(settings, "native"), data_path, output_path)
+    model = load_model(settings, "native", PredictionHooks.load(settings))
+    rows = predict_file(model, data_path, output_path)
     print(f"{rows} rows predicted: {output_path}")

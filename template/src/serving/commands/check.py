@@ -15,9 +15,10 @@ def run(
     settings = settings_with(config_path)
 
     from serving.contract.schema import label_name
+    from serving.model.hooks import PredictionHooks
     from serving.model.loading import load_model
 
-    model = load_model(settings)
+    model = load_model(settings, hooks=PredictionHooks.load(settings))
     engine = model.engine.describe()
     proof = engine.get("proof")
     print(f"model: {model.uri}")

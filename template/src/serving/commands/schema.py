@@ -17,5 +17,5 @@ def run(
     from serving.model.loading import load_model
 
     app = create_app(settings)
-    app.state.service.model = load_model(settings)
+    app.state.service.model = load_model(settings, hooks=app.state.service.hooks)
     print(json.dumps(app.openapi(), indent=2, ensure_ascii=False))

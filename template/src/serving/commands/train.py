@@ -43,8 +43,10 @@ def run(
         raise RecipeError(f"{path}: {exc}") from exc
 
     rows = ", ".join(f"{count} {name}" for name, count in result.rows.items())
+    if result.dropped:
+        rows += f", {result.dropped} without target left out"
     print(f"recipe: {recipe.name} ({path})")
-    print(f"rows: {rows}" + (f", {result.dropped} without target left out" * bool(result.dropped)))
+    print(f"rows: {rows}")
     for name, value in result.metrics.items():
         print(f"{name}: {value:.4f}")
     if result.compiled:

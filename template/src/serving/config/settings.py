@@ -7,7 +7,7 @@ processes of a server.
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -16,7 +16,9 @@ from pydantic import (
     FiniteFloat,
     SecretStr,
     ValidationError,
+    create_model,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
@@ -25,15 +27,16 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from serving import extensions
 from serving.config import yaml_file
-from serving.errors import ConfigError
+from serving.errors import ConfigError, ExtensionError
 
 DEFAULT_CONFIG = Path("configs/development.yaml")
 
 EngineChoice = Literal["auto", "native", "onnx"]
 
 
-class _Section(BaseSettings):
+class Section(BaseSettings):
     """Part of a config file; a set, non-empty environment variable overrides its key."""
 
     model_config = SettingsConfigDict(
@@ -52,7 +55,7 @@ class _Section(BaseSettings):
         return env_settings, init_settings
 
 
-class MLflowSettings(_Section):
+class MLflowSettings(Section):
     """Where runs and models are kept: `MLFLOW_TRACKING_URI`, `MLFLOW_EXPERIMENT_NAME`."""
 
     model_config = SettingsConfigDict(env_prefix="MLFLOW_")
@@ -65,7 +68,7 @@ class MLflowSettings(_Section):
     )
 
 
-class CorsSettings(_Section):
+class CorsSettings(Section):
     """Which pages of browsers may call the API: `CORS_ENABLED`, `CORS_ALLOW_ORIGINS`."""
 
     model_config = SettingsConfigDict(env_prefix="CORS_")
@@ -83,7 +86,7 @@ class CorsSettings(_Section):
         return [one.strip() for one in value.split(",") if one.strip()]
 
 
-class ServingSettings(_Section):
+class ServingSettings(Section):
     """What is served, where, and within which limits. Limits hold for each worker."""
 
     model_run_id: str | None = Field(default=None, description="Run whose model is served")
@@ -177,7 +180,7 @@ class ServingSettings(_Section):
         )
 
 
-class LoggingSettings(_Section):
+class LoggingSettings(Section):
     """What is logged on stderr, and how: `LOG_LEVEL`, `LOG_FORMAT`."""
 
     model_config = SettingsConfigDict(env_prefix="LOG_")
@@ -218,11 +221,18 @@ class Settings(BaseModel):
     mlflow: MLflowSettings = Field(default_factory=MLflowSettings)
     serving: ServingSettings = Field(default_factory=ServingSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
+    custom: Any = Field(default=None, description="An instance of the user's `CustomSettings`")
 
-    @field_validator("mlflow", "serving", "logging", mode="before")
+    @field_validator("mlflow", "serving", "logging", "custom", mode="before")
     @classmethod
     def _no_arguments_of_pydantic_settings(cls, section: Any) -> Any:
         return _checked(section)
+
+    @model_validator(mode="after")
+    def _custom_is_known(self) -> Self:
+        if self.custom is not None and type(self) is Settings:
+            raise ValueError("custom: there is no class CustomSettings in src/custom/settings.py")
+        return self
 
 
 def _checked(section: Any) -> Any:
@@ -233,18 +243,41 @@ def _checked(section: Any) -> Any:
     return section
 
 
+def _own_section() -> type[Section] | None:
+    """The class `CustomSettings` of `custom/settings.py`."""
+    module = extensions.load("settings")
+    if module is None:
+        return None
+    section = getattr(module, "CustomSettings", None)
+    if not (isinstance(section, type) and issubclass(section, Section)):
+        where = extensions.location(module)
+        raise ExtensionError(
+            f"{where}: defines no class CustomSettings(serving.config.settings.Section)"
+        )
+    return section
+
+
 def load_settings(path: Path | None = None) -> Settings:
     """Read the config file at `path`, `CONFIG_PATH` or `configs/development.yaml`.
 
-    Raises `ConfigError` with one sentence that names the file, the key and the rule.
+    Raises `ConfigError` with one sentence that names the file, the key and the rule, and
+    `ExtensionError` when the user's own section cannot be used.
     """
-    for section in (MLflowSettings, CorsSettings, ServingSettings, LoggingSettings):
+    sections: list[type[Section]] = [MLflowSettings, CorsSettings, ServingSettings, LoggingSettings]
+    model = Settings
+    if own := _own_section():
+        sections.append(own)
+        custom: Any = (own, Field(default={}, validate_default=True))
+        model = create_model("Settings", __base__=Settings, custom=custom)
+    for section in sections:
         try:
             section()  # the environment alone, so that its mistakes are not blamed on the file
         except ValidationError as exc:
+            if all(error["type"] == "missing" for error in exc.errors()):
+                continue  # the file may have it
             prefix = section.model_config.get("env_prefix", "")
             problem = yaml_file.first_problem(exc, section)
             key, _, rule = problem.partition(":")
             raise ConfigError(f"environment variable {prefix}{key.upper()}:{rule}") from None
     path = path or Path(os.environ.get("CONFIG_PATH") or DEFAULT_CONFIG)
-    return yaml_file.load(path, Settings, ConfigError)
+    return yaml_file.load(path, model, ConfigError)

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from serving.config import yaml_file
 from serving.errors import RecipeError
 
+_CLASS_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
+
 
 class Section(BaseModel):
     """Part of a recipe; a key that it does not know is a mistake, never ignored."""
@@ -149,6 +151,7 @@ _STEP_OPTIONS = {
     "robust_scaler": (),
     "kbins_discretizer": ("n_bins", "strategy"),
     "polynomial_features": ("degree",),
+    "transformer": ("class_path", "values"),
 }
 _STRATEGIES = {
     "simple_imputer": ("mean", "median", "most_frequent"),
@@ -169,6 +172,7 @@ class Step(Section):
         "robust_scaler",
         "kbins_discretizer",
         "polynomial_features",
+        "transformer",
     ]
     columns: list[str] | None = Field(default=None, min_length=1)
     strategy: str | None = None
@@ -178,6 +182,10 @@ class Step(Section):
     create_missing_indicators: bool = False
     handle_unknown: str | None = None
     unknown_value: int | None = None
+    class_path: str | None = Field(default=None, pattern=_CLASS_PATH)
+    """A class of yours with scikit-learn's `fit` and `transform`."""
+    values: dict[str, Any] | None = None
+    """Arguments of its constructor."""
 
     @field_validator("type", mode="before")
     @classmethod
@@ -203,6 +211,8 @@ class Step(Section):
             raise ValueError(f"strategy must be one of {', '.join(strategies)}")
         if self.type == "constant_fill" and self.fill_value is None:
             raise ValueError("constant_fill needs fill_value")
+        if self.type == "transformer" and (self.class_path is None or self.columns is None):
+            raise ValueError("transformer needs class_path and columns")
         return self
 
 
@@ -248,7 +258,7 @@ class Hyperparameters(Section):
 class Model(Section):
     """The estimator: any importable class with scikit-learn's `fit` and `predict`."""
 
-    class_path: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+    class_path: str = Field(pattern=_CLASS_PATH)
     library: str | None = None
     calibration: Calibration = Calibration()
     hyperparameters: Hyperparameters = Hyperparameters()

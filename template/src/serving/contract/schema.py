@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 from serving.config.yaml_file import first_problem
 from serving.contract.columns import COLUMN_TYPES, Column, Signature
 from serving.contract.recipe import Recipe, Task
-from serving.errors import ContractError
+from serving.errors import ContractError, ExtensionError
 
 
 class Request(BaseModel):
@@ -52,9 +52,12 @@ class APISchemaGenerator:
             `{"values": [...]}`. It documents; nothing is refused by it.
         unknown_fields: whether fields that the model does not know are refused or ignored.
         max_batch_rows: how many samples a batch may have.
+        request_fields: fields that a sample has besides the columns.
+        response_fields: fields that an answer has besides the prediction and what belongs to it.
 
     Raises:
         ContractError: recipe and signature do not agree; the message names the column.
+        ExtensionError: one of the further fields has the name of a column or of another field.
     """
 
     def __init__(
@@ -68,19 +71,29 @@ class APISchemaGenerator:
         profile: Mapping[str, Mapping[str, Any]] | None = None,
         unknown_fields: Literal["forbid", "ignore"] = "forbid",
         max_batch_rows: int = 10_000,
+        request_fields: type[BaseModel] | None = None,
+        response_fields: type[BaseModel] | None = None,
     ) -> None:
         self.recipe = _validated(recipe)
         self.signature = signature
         self._classes = [label_name(label) for label in classes]
         self._profile = profile or {}
-        self._request = Request if unknown_fields == "forbid" else LenientRequest
+        request = Request if unknown_fields == "forbid" else LenientRequest
+        # The framework's base comes last: its configuration wins.
+        self._request = (request_fields, request) if request_fields else (request,)
+        self._response = (response_fields, Response) if response_fields else (Response,)
         self.max_batch_rows = max_batch_rows
         # One wrong sample is told, not thousands.
         self._samples = Field(min_length=1, max_length=max_batch_rows, fail_fast=True)
         self.inputs = self._input_columns()
         self.columns = self._context_columns(entity_types or {}) + self.inputs
-        given = example or {}
+        self.request_fields = _public_names(request_fields)
+        self.response_fields = _public_names(response_fields)
+        _check_names("RequestFields", self.request_fields, [c.name for c in self.columns])
+        _check_names("ResponseFields", self.response_fields, _RESPONSE_FIELDS)
+        given = dict(example or {})
         self.example = {c.name: given[c.name] for c in self.columns if c.name in given}
+        self.example |= _examples(request_fields)
 
     def generate_request_schema(self) -> type[BaseModel]:
         """Make the model of one sample: a flat object of columns, without the target."""
@@ -94,7 +107,7 @@ class APISchemaGenerator:
         samples = (list[sample], self._samples)  # type: ignore[valid-type]  # made at run time
         return create_model(
             "BatchPredictionRequest",
-            __base__=self._request,
+            __base__=self._request[-1],
             __doc__="Many samples.",
             samples=samples,
         )
@@ -158,7 +171,7 @@ class APISchemaGenerator:
             Field(description="MLflow's id of the logged model; null where it has none"),
         )
         return create_model(
-            "PredictionResponse", __base__=Response, __doc__="One answer.", **fields
+            "PredictionResponse", __base__=self._response, __doc__="One answer.", **fields
         )
 
     def generate_batch_response_schema(self, answer: type[BaseModel]) -> type[BaseModel]:
@@ -351,6 +364,34 @@ def _invocation_request() -> dict[str, Any]:
             for name in ("dataframe_records", "instances", "inputs")
         ],
     }
+
+
+_RESPONSE_FIELDS = (
+    "prediction",
+    "confidence",
+    "probabilities",
+    "entities",
+    "model_version",
+    "model_id",
+)
+
+
+def _public_names(fields: type[BaseModel] | None) -> dict[str, str]:
+    """Attribute -> the name that JSON has, of each field."""
+    found = fields.model_fields if fields else {}
+    return {name: field.alias or name for name, field in found.items()}
+
+
+def _check_names(what: str, names: Mapping[str, str], taken: Sequence[str]) -> None:
+    for name in names.values():
+        if name in taken:
+            raise ExtensionError(f"{what}: the field '{name}' is there already; rename yours")
+
+
+def _examples(fields: type[BaseModel] | None) -> dict[str, Any]:
+    """The first example of each field that has one."""
+    found = fields.model_fields if fields else {}
+    return {f.alias or name: f.examples[0] for name, f in found.items() if f.examples}
 
 
 def label_name(label: Any) -> str:

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
+from serving import extensions
 from serving.config.settings import EngineChoice, Settings
 from serving.engines.base import Engine
 from serving.engines.modern_ml_pipeline import ModernMLPipelineEngine, is_modern_ml_pipeline
 from serving.engines.onnx import NotCompiledError, OnnxEngine
 from serving.engines.pyfunc import PyfuncEngine
 from serving.engines.sklearn import SklearnEngine, is_plain_pickle
-from serving.errors import ContractError, ModelLoadError
+from serving.errors import ContractError, ExtensionError, ModelLoadError
 from serving.store import tracking
 from serving.store.environment import Library, check_libraries
 from serving.store.mlmodel import StoredModel
@@ -35,9 +36,13 @@ def load_engine(
             compiled form where there is one.
         libraries: what the model was trained with.
 
+    An engine of the user's own comes before the others.
+
     Raises `ContractError` where the chosen engine cannot be used here, and `ModelLoadError` where
     there is none for the model's flavours.
     """
+    if choice != "onnx" and (own := _own_engine(stored)):
+        return LoadedEngine(own)
     not_compiled = None
     if choice != "native":
         try:
@@ -55,6 +60,20 @@ def load_engine(
             f"it needs the Python module '{exc.name}', which is not installed here; "
             "add its package: uv add --group native PACKAGE"
         ) from exc
+
+
+def _own_engine(stored: StoredModel) -> Engine | None:
+    """What `custom/engines.py` makes of the model; None where it leaves the model to others."""
+    module = extensions.load("engines")
+    if module is None:
+        return None
+    load = extensions.function(module, "load_engine")
+    with extensions.blame("load_engine fails", load):
+        engine = load(stored)
+    if engine is not None and not isinstance(engine, Engine):
+        where = extensions.location(load)
+        raise ExtensionError(f"{where}: load_engine must return a serving.engines.base.Engine")
+    return engine
 
 
 def _native_engine(stored: StoredModel, settings: Settings) -> Engine:

@@ -59,12 +59,14 @@ class SklearnEngine(Engine):
 def _is_by_row(model: Any) -> bool:
     """Whether all parts of a model are of libraries that look at one row at a time.
 
+    A class of somebody's may say so itself, with the attribute `independent_rows = True`.
     A function of somebody's (`FunctionTransformer`) may look at its neighbours; the only ones that
     are known are those with which this project's training makes numbers of booleans and dates.
     """
     parts = [model, *(part for part in model.get_params().values() if hasattr(part, "fit"))]
     for part in parts:
-        if type(part).__module__.partition(".")[0] not in _LIBRARIES_BY_ROW:
+        library = type(part).__module__.partition(".")[0]
+        if library not in _LIBRARIES_BY_ROW and not getattr(part, "independent_rows", False):
             return False
         if type(part).__name__ == "FunctionTransformer" and not _is_by_value(part):
             return False

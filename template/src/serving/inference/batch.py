@@ -1,11 +1,18 @@
 """Predict every row of a CSV or Parquet file."""
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
+from serving.config.yaml_file import first_problem
+from serving.contract.columns import Table
 from serving.data.tables import check_format, is_csv, read_table, to_table, write_table
-from serving.errors import DataError, ServingError
+from serving.errors import DataError, Refused, ServingError
+from serving.model.hooks import PredictionHooks, Record
 from serving.model.served import ServedModel
 
 
@@ -13,8 +20,8 @@ def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
     """Write the file's rows, in order and with all their columns, with the predictions added.
 
     Added are `prediction` and, where the model gives probabilities, `confidence` and
-    `probability_<class>` for each class. Entity columns are required, as in a request; the target
-    may be there and stays.
+    `probability_<class>` for each class, and what the user's hooks add. Entity columns are
+    required, as in a request; the target may be there and stays.
 
     Returns the number of rows.
 
@@ -30,12 +37,15 @@ def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
     )
     table = to_table(frame, columns, data_path, from_text=is_csv(data_path))
     try:
-        predictions = model.predict({c.name: table[c.name] for c in schemas.inputs})
+        answers = pd.DataFrame(_answers(model, frame, table))
+    except (ServingError, Refused) as exc:
+        raise DataError(f"{data_path}: {exc}") from exc
     except Exception as exc:
         raise ServingError(f"the model failed on {data_path}: {exc}") from exc
 
-    answers = pd.DataFrame(list(model.answers(predictions)))
     answers = answers.drop(columns=["model_version", "model_id"])
+    if answers["confidence"].isna().all():
+        answers = answers.drop(columns="confidence")  # the model gives none
     if "probabilities" in answers:
         probabilities = pd.DataFrame(answers.pop("probabilities").tolist())
         answers = answers.join(probabilities.add_prefix("probability_"))
@@ -48,3 +58,53 @@ def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
         frame = frame.assign(**{name: table[name] for name in table if name in frame.columns})
     write_table(frame.join(answers), output_path)
     return len(frame)
+
+
+def _answers(model: ServedModel, frame: pd.DataFrame, table: Table) -> list[Record]:
+    if model.hooks is None:
+        inputs = {column.name: table[column.name] for column in model.schemas.inputs}
+        return list(model.bare_answers(model.predict(inputs)))
+    return asyncio.run(_answers_with_hooks(model, model.hooks, frame, table))
+
+
+async def _answers_with_hooks(
+    model: ServedModel, hooks: PredictionHooks, frame: pd.DataFrame, table: Table
+) -> list[Record]:
+    """Predict rows with the user's code before and after the model, as the API does."""
+    context = hooks.context()
+    columns = {name: _python_values(values) for name, values in table.items()}
+    records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    for record, further in zip(records, _request_fields(model, frame), strict=True):
+        record |= further
+    records = await hooks.before(records, context)
+    rows = model.rows_of(records)
+    answers = await hooks.after(model.answers(rows, model.predict_rows(rows)), records, context)
+    for answer in answers:
+        answer.pop("entities", None)  # the row has them
+    return answers
+
+
+def _python_values(values: np.ndarray) -> list[Any]:
+    """The values as a request has them: None is missing."""
+    if values.dtype.kind == "M":
+        values = values.astype("datetime64[us]")  # nanoseconds would become integers
+    return [None if value is None or value != value else value for value in values.tolist()]
+
+
+def _request_fields(model: ServedModel, frame: pd.DataFrame) -> list[Record]:
+    """What each row has in the fields that the user's code adds to a request.
+
+    Raises `DataError` for the first value that breaks a rule of them.
+    """
+    fields = model.hooks.request_fields if model.hooks else None
+    if fields is None:
+        return [{}] * len(frame)
+    names = [name for name in model.schemas.request_fields.values() if name in frame.columns]
+    found: list[Record] = []
+    for number, row in enumerate(frame[names].to_dict(orient="records"), start=1):
+        given = {name: value for name, value in row.items() if value == value}
+        try:
+            found.append(fields.model_validate(given).model_dump(by_alias=True))
+        except ValidationError as exc:
+            raise DataError(f"row {number}: {first_problem(exc, fields)}") from None
+    return found

@@ -7,21 +7,28 @@ from serving.config.settings import EngineChoice, Settings
 from serving.contract.metadata import ENTITY_TYPES, RECIPE, REQUEST_EXAMPLE, TRAINING_PROFILE
 from serving.contract.schema import APISchemaGenerator
 from serving.engines.loading import load_engine
-from serving.errors import ContractError, ModelLoadError
+from serving.errors import ContractError, ExtensionError, ModelLoadError
+from serving.model.hooks import PredictionHooks
 from serving.model.served import ServedModel
 from serving.store import mlmodel, tracking
 from serving.store.environment import libraries_of
 
 
-def load_model(settings: Settings, engine: EngineChoice | None = None) -> ServedModel:
+def load_model(
+    settings: Settings,
+    engine: EngineChoice | None = None,
+    hooks: PredictionHooks | None = None,
+) -> ServedModel:
     """Load the model that the settings name, check its contract and warm it up.
 
     Args:
         settings: which model, from where.
         engine: which engine runs it, instead of the one that the settings name.
+        hooks: the user's code before and after the model.
 
     Raises `ModelLoadError` when it cannot be found or loaded, and `ContractError` when its recipe
-    and its signature do not agree; either message is one sentence.
+    and its signature do not agree, and `ExtensionError` when the user's own code fails; each
+    message is one sentence.
     """
     uri = settings.serving.model
     is_address = ":" in uri
@@ -29,7 +36,9 @@ def load_model(settings: Settings, engine: EngineChoice | None = None) -> Served
         raise ModelLoadError(f"cannot load the model {uri}: there is no such directory")
     source = f" from {settings.mlflow.tracking_uri}" if is_address else ""
     try:
-        return _load(uri, settings, engine or settings.serving.engine)
+        return _load(uri, settings, engine or settings.serving.engine, hooks)
+    except ExtensionError:
+        raise
     except ContractError as exc:
         why = f": {tracking.first_line(exc.__cause__)}" if exc.__cause__ else ""
         raise ContractError(f"model {tracking.redact(uri)}: {exc}{why}") from exc
@@ -38,7 +47,9 @@ def load_model(settings: Settings, engine: EngineChoice | None = None) -> Served
         raise ModelLoadError(message + tracking.first_line(exc)) from exc
 
 
-def _load(uri: str, settings: Settings, choice: EngineChoice) -> ServedModel:
+def _load(
+    uri: str, settings: Settings, choice: EngineChoice, hooks: PredictionHooks | None
+) -> ServedModel:
     files = None
     path = Path(uri).resolve()  # MLflow follows no links
     if not path.is_dir():
@@ -63,8 +74,11 @@ def _load(uri: str, settings: Settings, choice: EngineChoice) -> ServedModel:
             profile=logged.get(TRAINING_PROFILE),
             unknown_fields=settings.serving.unknown_fields,
             max_batch_rows=settings.serving.max_batch_rows,
+            request_fields=hooks.request_fields if hooks else None,
+            response_fields=hooks.response_fields if hooks else None,
         ),
         engine=engine,
+        hooks=hooks,
         not_compiled=loaded.not_compiled,
         libraries=libraries,
         files=files,

@@ -1,5 +1,6 @@
 """A loaded model with the schemas of its API: it answers typed samples."""
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -7,7 +8,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from operator import attrgetter
@@ -20,7 +21,8 @@ from serving.contract.columns import Row
 from serving.contract.schema import APISchemaGenerator, label_name
 from serving.engines.base import REFUSALS, Engine, Predictions
 from serving.engines.bisection import bisect
-from serving.errors import ContractError, RowError
+from serving.errors import ContractError, ExtensionError, Refused, RowError
+from serving.model.hooks import PredictionHooks, Record
 from serving.store import tracking
 from serving.store.environment import Library
 
@@ -28,7 +30,7 @@ INLINE_SECONDS = 0.001
 """A call that is this short runs on the event loop: it delays nobody noticeably."""
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class ServedModel:
     """A loaded model with the schemas of its API."""
 
@@ -38,107 +40,120 @@ class ServedModel:
     version: str
     engine: Engine
     schemas: APISchemaGenerator
+    hooks: PredictionHooks | None = None
+    """The user's code before and after the model."""
     not_compiled: str | None = None
     """Why the model runs natively although its compiled form was allowed."""
     libraries: tuple[Library, ...] = ()
     files: "tempfile.TemporaryDirectory[str] | None" = None
     """The downloaded files, which the model may read at any time."""
+    inline_rows: int = 0
+    """So many rows are predicted too quickly for another thread to be worth its while."""
 
-    @cached_property
-    def request_schema(self) -> type[BaseModel]:
-        """One sample."""
-        return self.schemas.generate_request_schema()
+    request_schema: type[BaseModel] = field(init=False)
+    """One sample."""
+    batch_request_schema: type[BaseModel] = field(init=False)
+    """Many samples."""
+    invocation_schema: type[BaseModel] = field(init=False)
+    """Many rows in MLflow's protocol."""
+    response_schema: type[BaseModel] = field(init=False)
+    """One answer."""
+    batch_response_schema: type[BaseModel] = field(init=False)
+    """Many answers."""
+    invocation_response_schema: type[BaseModel] = field(init=False)
+    """The answer in MLflow's protocol."""
 
-    @cached_property
-    def batch_request_schema(self) -> type[BaseModel]:
-        """Many samples."""
-        return self.schemas.generate_batch_request_schema(self.request_schema)
+    def __post_init__(self) -> None:
+        schemas = self.schemas
+        self.request_schema = schemas.generate_request_schema()
+        self.batch_request_schema = schemas.generate_batch_request_schema(self.request_schema)
+        self.invocation_schema = schemas.generate_invocation_schema()
+        self.response_schema = schemas.generate_response_schema()
+        self.batch_response_schema = schemas.generate_batch_response_schema(self.response_schema)
+        self.invocation_response_schema = schemas.generate_invocation_response_schema()
+        self._names = [column.name for column in schemas.columns]
+        self._attributes = [f"column_{index}" for index in range(len(self._names))]
+        self._values_of = attrgetter(*self._attributes)
+        # How many columns of a request come before those that the model takes.
+        self._context = len(schemas.columns) - len(schemas.inputs)
+        self._read = self.engine.reader(schemas.columns[self._context :])
+        # What every answer needs, made once.
+        entities = {column.name for column in schemas.entities}
+        self._entities = [(i, name) for i, name in enumerate(self._names) if name in entities]
+        self._has_probabilities = schemas.classifies
+        self._labels = _Labels(self.engine.classes)
 
-    @cached_property
-    def response_schema(self) -> type[BaseModel]:
-        """One answer."""
-        return self.schemas.generate_response_schema()
+    def rows(self, samples: Sequence[BaseModel]) -> list[Row]:
+        """The samples' values in the order of `schemas.columns`."""
+        values = self._values_of
+        if len(self._names) == 1:  # attrgetter gives no tuple of one
+            return [(values(sample),) for sample in samples]
+        return [values(sample) for sample in samples]
 
-    @cached_property
-    def batch_response_schema(self) -> type[BaseModel]:
-        """Many answers."""
-        return self.schemas.generate_batch_response_schema(self.response_schema)
+    def records(self, samples: Sequence[BaseModel]) -> list[Record]:
+        """The samples as hooks see them: columns and further fields by name."""
+        names = dict(zip(self._names, self._attributes, strict=True))
+        names |= {public: name for name, public in self.schemas.request_fields.items()}
+        return [
+            {name: getattr(one, attribute) for name, attribute in names.items()} for one in samples
+        ]
 
-    @cached_property
-    def invocation_schema(self) -> type[BaseModel]:
-        """Many rows in MLflow's protocol."""
-        return self.schemas.generate_invocation_schema()
+    def rows_of(self, records: Sequence[Record]) -> list[Row]:
+        """The values of `schemas.columns` of what a hook has returned.
 
-    @cached_property
-    def invocation_response_schema(self) -> type[BaseModel]:
-        """The answer in MLflow's protocol."""
-        return self.schemas.generate_invocation_response_schema()
-
-    @cached_property
-    def rows(self) -> Callable[[Sequence[BaseModel]], list[Row]]:
-        """Samples -> their values in the order of `schemas.columns`."""
-        values = attrgetter(*(f"column_{index}" for index in range(len(self.schemas.columns))))
-        if len(self.schemas.columns) == 1:
-            return lambda samples: [(values(sample),) for sample in samples]
-        return lambda samples: [values(sample) for sample in samples]
-
-    @cached_property
-    def inline_rows(self) -> int:
-        """So many rows are predicted too quickly for another thread to be worth its while."""
-        if not self.engine.inline:
-            return 0
-        nothing = self._read([(None,) * len(self.schemas.inputs)])
-        seconds = min(_seconds(self.engine.predict, nothing) for _ in range(5))
-        return int(INLINE_SECONDS / seconds)
-
-    @cached_property
-    def _read(self) -> Callable[[Sequence[Row]], Any]:
-        return self.engine.reader(self.schemas.columns[self._context :])
-
-    @cached_property
-    def _context(self) -> int:
-        """How many columns of a request come before those that the model takes."""
-        return len(self.schemas.columns) - len(self.schemas.inputs)
+        Raises `ExtensionError` naming a column that is not there any more.
+        """
+        try:
+            return [[record[name] for name in self._names] for record in records]
+        except KeyError as exc:
+            raise ExtensionError(f"before_predict: a row has no column {exc}") from exc
 
     def answer(self, samples: Sequence[BaseModel]) -> list[BaseModel]:
-        """Predict validated samples.
+        """Predict validated samples, with the user's hooks; not for an event loop.
 
-        Raises `RowError` when the model refuses a sample, and `pydantic.ValidationError` when an
-        answer is not what the signature says.
+        Raises `RowError` when the model refuses a sample, `pydantic.ValidationError` when an
+        answer is not what the signature says, and what hooks raise.
         """
-        rows = self.rows(samples)
-        return self.answers_to(rows, self.predict_or_blame(rows))
-
-    def answers_to(self, rows: Sequence[Row], predictions: Predictions) -> list[BaseModel]:
-        """Give predictions of rows the form of answers, with the rows' entities.
-
-        Raises `pydantic.ValidationError` when an answer is not what the signature says.
-        """
-        answers = list(self.answers(predictions))
-        entities = {column.name for column in self.schemas.entities}
-        if entities:
-            for answer, row in zip(answers, rows, strict=True):
-                answer["entities"] = {
-                    column.name: value
-                    for column, value in zip(self.schemas.columns, row, strict=True)
-                    if column.name in entities
-                }
+        if self.hooks is None:
+            rows = self.rows(samples)
+            answers = self.answers(rows, self.predict_or_blame(rows))
+        else:
+            answers = asyncio.run(self._answer_with_hooks(self.hooks, samples))
         return [self.response_schema.model_validate(answer) for answer in answers]
 
-    def answer_one(self, rows: Sequence[Row], predictions: Predictions) -> str:
-        """The JSON of one answer; raises as `answers_to`."""
-        [answer] = self.answers_to(rows, predictions)
-        return answer.model_dump_json(by_alias=True)
+    async def _answer_with_hooks(
+        self, hooks: PredictionHooks, samples: Sequence[BaseModel]
+    ) -> list[Record]:
+        context = hooks.context()
+        records = await hooks.before(self.records(samples), context)
+        rows = self.rows_of(records)
+        answers = self.answers(rows, self.predict_or_blame(rows))
+        return await hooks.after(answers, records, context)
 
-    def answer_batch(self, rows: Sequence[Row], predictions: Predictions) -> str:
-        """The JSON of many answers; raises as `answers_to`."""
-        answers = self.answers_to(rows, predictions)
+    def answers(self, rows: Sequence[Row], predictions: Predictions) -> list[Record]:
+        """Give predictions of rows the form of answers, with the rows' entities."""
+        answers = list(self.bare_answers(predictions))
+        if self._entities:
+            for answer, row in zip(answers, rows, strict=True):
+                answer["entities"] = {name: row[index] for index, name in self._entities}
+        return answers
+
+    def write_one(self, answers: Sequence[Record]) -> str:
+        """The JSON of one answer.
+
+        Raises `pydantic.ValidationError` when it is not what the signature says.
+        """
+        [answer] = answers
+        return self.response_schema.model_validate(answer).model_dump_json(by_alias=True)
+
+    def write_batch(self, answers: Sequence[Record]) -> str:
+        """The JSON of many answers; raises as `write_one`."""
         batch = self.batch_response_schema.model_validate({"predictions": answers})
         return batch.model_dump_json(by_alias=True)
 
-    def answer_invocation(self, _: Sequence[Row], predictions: Predictions) -> str:
-        """The JSON of the answer in MLflow's protocol, without probabilities; raises so, too."""
-        values = list(self._values(predictions))
+    def write_invocation(self, answers: Sequence[Record]) -> str:
+        """The JSON of answers in MLflow's protocol, predictions alone; raises as `write_one`."""
+        values = [answer["prediction"] for answer in answers]
         answer = self.invocation_response_schema.model_validate({"predictions": values})
         return answer.model_dump_json(by_alias=True)
 
@@ -173,21 +188,23 @@ class ServedModel:
                 raise
             raise RowError(index) from exc
 
-    def answers(self, predictions: Predictions) -> Iterable[dict[str, Any]]:
+    def bare_answers(self, predictions: Predictions) -> Iterable[Record]:
         """Give each prediction the form of an answer, without entities."""
-        names = [label_name(label) for label in predictions.classes]
-        positions = {label: index for index, label in enumerate(predictions.classes)}
+        labels = self._labels
+        if predictions.classes is not labels.classes:
+            labels = _Labels(predictions.classes)
         table = [] if predictions.probabilities is None else predictions.probabilities.tolist()
         for index, value in enumerate(self._values(predictions)):
-            answer: dict[str, Any] = {
+            answer: Record = {
                 "prediction": value,
+                "confidence": None,
                 "model_version": self.version,
                 "model_id": self.model_id,
             }
             if table:
-                answer["confidence"] = table[index][positions[value]]
-                if self.schemas.classifies:
-                    answer["probabilities"] = dict(zip(names, table[index], strict=True))
+                answer["confidence"] = table[index][labels.positions[value]]
+                if self._has_probabilities:
+                    answer["probabilities"] = dict(zip(labels.names, table[index], strict=True))
             yield answer
 
     def _first_refused(self, rows: Sequence[Row]) -> int | None:
@@ -230,20 +247,31 @@ class ServedModel:
                 yield _plain(value)
 
     def warm_up(self) -> None:
-        """Do all first-time work now, so that the first caller does not pay for it.
+        """Predict the example, so that the first caller does not pay for first-time work.
 
-        Makes the schemas, predicts the example, where it names every required column, and times
-        a call.
+        Without an example that names every required column, nothing is asked.
 
-        Raises `ContractError` when the model fails on its example.
+        Raises `ContractError` when the model fails on it, and `ExtensionError` when hooks do.
         """
-        for made_once in ("batch_request_schema", "invocation_schema", "inline_rows"):
-            getattr(self, made_once)
         try:
             if self._example:
                 self.answer(self._example)
+        except Refused:
+            pass  # a hook that asks for more than an example has
+        except ExtensionError:
+            raise
         except Exception as exc:
+            if self.hooks:
+                self.hooks.check(exc)
             raise ContractError("the model fails on its own example") from exc
+        self.inline_rows = self._measure_inline_rows()
+
+    def _measure_inline_rows(self) -> int:
+        if not self.engine.inline:
+            return 0
+        nothing = self._read([(None,) * len(self.schemas.inputs)])
+        seconds = min(_seconds(self.engine.predict, nothing) for _ in range(5))
+        return int(INLINE_SECONDS / seconds)
 
     def close(self) -> None:
         """Remove the downloaded files."""
@@ -276,6 +304,15 @@ class ServedModel:
                 for library in self.libraries
             },
         }
+
+
+class _Labels:
+    """The labels of a classifier, by the columns of its probabilities."""
+
+    def __init__(self, classes: tuple[Any, ...]) -> None:
+        self.classes = classes
+        self.names = [label_name(label) for label in classes]
+        self.positions = {label: index for index, label in enumerate(classes)}
 
 
 def _plain(value: Any) -> Any:

@@ -1,13 +1,14 @@
-"""Concurrent requests share calls of the model: a call costs much, a row of it little.
+"""Adaptive batching: rows of concurrent requests are predicted in one call of the model.
 
-Nobody waits for a timer: what has queued while one call ran is in the next.
+A call costs much, a row of it little. Nobody waits for a timer: what has queued while one call ran
+is in the next.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from serving.contract.columns import Row
@@ -15,43 +16,43 @@ from serving.engines.base import Predictions
 from serving.engines.bisection import bisect
 from serving.telemetry import metrics
 
-PATIENCE = 1 / 16
-"""How long to wait for callers that were just answered, as a share of the call's time."""
+LINGER = 1 / 16
+"""How long a batch waits for callers that were just answered, as a share of the call's time."""
 
-LONGEST_PATIENCE_SECONDS = 0.002
+LONGEST_LINGER_SECONDS = 0.002
 
 Predict = Callable[[Sequence[Row]], Predictions]
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    rows: Sequence[Row]
+    rows: Sequence[Row] = field(repr=False)  # asyncio logs what a callback was called with
     answer: "asyncio.Future[Predictions]"
 
 
-class SharedCalls:
+class AdaptiveBatcher:
     """Predicts rows of several requests in one call, one call at a time.
 
     Args:
         predict: the model.
         predict_alone: the same for the rows of one request, when their call has failed; it may
             say which row is to blame.
-        most_rows: how many rows several requests may have together.
+        max_rows: the rows of one batch; a single request may have more.
         inline_rows: up to so many rows a call is made on the event loop: it is over sooner than
             a thread would have begun.
     """
 
     def __init__(
-        self, predict: Predict, predict_alone: Predict, most_rows: int, inline_rows: int = 0
+        self, predict: Predict, predict_alone: Predict, max_rows: int, inline_rows: int = 0
     ) -> None:
         self._predict = predict
         self._predict_alone = predict_alone
-        self._most_rows = most_rows
+        self._max_rows = max_rows
         self._inline_rows = inline_rows
         self._queue: deque[_Waiting] = deque()
-        self._at_work = False
+        self._busy = False
         self._expected = 1
-        self._patient_until = 0.0
+        self._linger_until = 0.0
         # scikit-learn holds the interpreter: calls side by side only slow each other down.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
 
@@ -64,8 +65,8 @@ class SharedCalls:
         waiting = _Waiting(rows, loop.create_future())
         self._queue.append(waiting)
         metrics.WAITING.inc()
-        if not self._at_work:
-            self._at_work = True
+        if not self._busy:
+            self._busy = True
             loop.call_soon(self._gather)
         return await waiting.answer
 
@@ -81,7 +82,7 @@ class SharedCalls:
         other; who calls alone waits for nobody.
         """
         loop = asyncio.get_running_loop()
-        is_complete = len(self._queue) >= self._expected or loop.time() > self._patient_until
+        is_complete = len(self._queue) >= self._expected or loop.time() > self._linger_until
         loop.call_soon(self._next if is_complete else self._gather)
 
     def _next(self) -> None:
@@ -89,7 +90,7 @@ class SharedCalls:
         requests = self._take()
         loop = asyncio.get_running_loop()
         if not requests:
-            self._at_work = False
+            self._busy = False
         elif sum(len(request.rows) for request in requests) <= self._inline_rows:
             self._settle(requests, loop.time(), self._together(requests))
         else:
@@ -120,10 +121,10 @@ class SharedCalls:
             else:
                 request.answer.set_result(answer)
         loop = asyncio.get_running_loop()
-        self._expected = len(self._queue) + len(requests) if self._most_rows > 1 else 1
-        patience = min(PATIENCE * (loop.time() - started), LONGEST_PATIENCE_SECONDS)
-        self._patient_until = loop.time() + patience
-        self._at_work = bool(self._queue)
+        self._expected = len(self._queue) + len(requests) if self._max_rows > 1 else 1
+        linger = min(LINGER * (loop.time() - started), LONGEST_LINGER_SECONDS)
+        self._linger_until = loop.time() + linger
+        self._busy = bool(self._queue)
         if self._queue:
             loop.call_soon(self._gather)
 
@@ -133,7 +134,7 @@ class SharedCalls:
         rows = 0
         while self._queue:
             rows += len(self._queue[0].rows)
-            if requests and rows > self._most_rows:
+            if requests and rows > self._max_rows:
                 break
             request = self._queue.popleft()
             metrics.WAITING.dec()
@@ -150,9 +151,9 @@ class SharedCalls:
         for _, outcome in bisect(self._predict_requests, requests, (BaseException,)):
             if isinstance(outcome, list):
                 answers += outcome
-            elif isinstance(outcome, Exception):
+            elif isinstance(outcome, Exception) and not isinstance(outcome, StopIteration):
                 answers.append(outcome)
-            else:
+            else:  # a future takes no other
                 answers.append(RuntimeError(repr(outcome)))
         return answers
 

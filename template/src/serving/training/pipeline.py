@@ -21,13 +21,14 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
+from serving import extensions
 from serving.contract.columns import Column
 from serving.contract.recipe import Model, Recipe, Step, Task
 from serving.errors import RecipeError
 
 _ENCODERS = ("one_hot_encoder", "ordinal_encoder")
 _IMPUTERS = ("simple_imputer", "constant_fill")
-_ANY_COLUMN = ("constant_fill", *_ENCODERS)
+_ANY_COLUMN = ("constant_fill", "transformer", *_ENCODERS)
 
 
 def build_pipeline(recipe: Recipe, columns: Sequence[Column]) -> Pipeline:
@@ -64,30 +65,40 @@ def build_estimator(model: Model) -> Any:
 
     Raises `RecipeError` naming the key and what is wrong with it.
     """
-    module_name, _, class_name = model.class_path.rpartition(".")
-    try:
-        estimator_class = getattr(importlib.import_module(module_name), class_name)
-    except ModuleNotFoundError as exc:
-        is_package = exc.name == module_name.partition(".")[0]
-        raise RecipeError(
-            f"model.class_path: '{model.class_path}' cannot be imported: there is no module "
-            f"'{exc.name}'" + "; add its package with 'uv add --group native'" * is_package
-        ) from None
-    except AttributeError:
-        raise RecipeError(
-            f"model.class_path: the module '{module_name}' has no class '{class_name}'"
-        ) from None
-    except ImportError as exc:
-        raise RecipeError(f"model.class_path: '{model.class_path}': {exc}") from None
+    estimator_class = _import_class(model.class_path, "model.class_path")
     if not (hasattr(estimator_class, "fit") and hasattr(estimator_class, "predict")):
         raise RecipeError(
-            f"model.class_path: '{model.class_path}' is no estimator: "
+            f"model.class_path: '{model.class_path}' is not an estimator: "
             "it needs the methods fit and predict"
         )
     try:
         return estimator_class(**model.hyperparameters.values)
     except (TypeError, ValueError) as exc:
         raise RecipeError(f"model.hyperparameters.values: {exc}") from None
+
+
+def _import_class(class_path: str, key: str) -> Any:
+    """Import a class by its qualified name.
+
+    Raises `RecipeError` naming the key and what is wrong, with file and line where that is in the
+    user's own package.
+    """
+    module_name, _, class_name = class_path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module_name), class_name)
+    except ModuleNotFoundError as exc:
+        message = f"{key}: '{class_path}' cannot be imported: there is no module '{exc.name}'"
+        if exc.name == module_name.partition(".")[0]:
+            message += "; add its package with 'uv add --group native'"
+        raise RecipeError(message) from None
+    except AttributeError:
+        raise RecipeError(
+            f"{key}: the module '{module_name}' has no class '{class_name}'"
+        ) from None
+    except Exception as exc:
+        place = extensions.place(exc)
+        where = f"{place}: " if place else ""
+        raise RecipeError(f"{key}: '{class_path}': {where}{type(exc).__name__}: {exc}") from None
 
 
 def check_task(recipe: Recipe, estimator: Any) -> None:
@@ -146,7 +157,8 @@ def _chains(steps: Sequence[Step], columns: Sequence[Column]) -> dict[tuple[Chai
                     f"preprocessor.steps.{index}: {step.type} needs numbers, "
                     f"but column '{column.name}' is text; encode it in an earlier step"
                 )
-            encoded = encoded or step.type in _ENCODERS
+            # What an own transformer makes of text is its own affair.
+            encoded = encoded or step.type in (*_ENCODERS, "transformer")
             chain.append(index)
         groups[tuple(chain), _kind(column)].append(column.name)
     return groups
@@ -204,6 +216,8 @@ def _as_numbers(kind: str) -> list[Any]:
 
 def _transformer(step: Step) -> Any:
     match step.type:
+        case "transformer":
+            return _own_transformer(step)
         case "simple_imputer":
             return SimpleImputer(
                 strategy=step.strategy or "mean",
@@ -233,3 +247,17 @@ def _transformer(step: Step) -> Any:
             )
         case "polynomial_features":
             return PolynomialFeatures(degree=step.degree or 2, include_bias=False)
+
+
+def _own_transformer(step: Step) -> Any:
+    class_path = str(step.class_path)
+    transformer_class = _import_class(class_path, "preprocessor.steps: class_path")
+    if not (hasattr(transformer_class, "fit") and hasattr(transformer_class, "transform")):
+        raise RecipeError(
+            f"preprocessor.steps: class_path: '{class_path}' is not a transformer: "
+            "it needs the methods fit and transform"
+        )
+    try:
+        return transformer_class(**(step.values or {}))
+    except (TypeError, ValueError) as exc:
+        raise RecipeError(f"preprocessor.steps: values of '{class_path}': {exc}") from None

@@ -1,0 +1,12 @@
+"""Your own code: `copier update` never touches this package.
+
+The framework in `src/serving/` finds these modules by their being here; each is optional.
+docs/customization.md has a worked example of each.
+
+api.py           routes, middleware, dependencies, error handlers: `extend(app)`
+prediction.py    code before and after the model, further fields of requests and answers
+settings.py      a section `custom` of your own in configs/
+engines.py       engines for models that the framework cannot call
+commands/        commands of `mmp`, one module each
+estimators.py    estimators and transformers that recipes name; any module name will do
+"""

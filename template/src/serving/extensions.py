@@ -1,0 +1,90 @@
+"""The user's own package `custom`, beside this one: its modules are found by being there.
+
+`docs/customization.md` of the project says which modules there may be, with an example of each.
+What fails in one of them stops the start with one sentence that names file and line.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from serving.errors import ExtensionError
+
+PACKAGE = "custom"
+
+
+def load(name: str) -> ModuleType | None:
+    """Import the module `custom.<name>`; None where the project has no such module.
+
+    Raises `ExtensionError` when it is there and cannot be imported.
+    """
+    with blame(f"{PACKAGE}.{name} cannot be imported"):
+        for module in (PACKAGE, f"{PACKAGE}.{name}"):
+            if importlib.util.find_spec(module) is None:
+                return None
+        return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+def function(module: ModuleType, name: str) -> Callable[..., Any]:
+    """Return the function of a module.
+
+    Raises `ExtensionError` when the module does not have it.
+    """
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise ExtensionError(f"{location(module)}: defines no function {name}")
+    return found  # type: ignore[no-any-return]  # callable(): Any
+
+
+@contextlib.contextmanager
+def blame(what: str, function: Callable[..., Any] | None = None) -> Iterator[None]:
+    """Turn whatever the user's code raises into one sentence.
+
+    Args:
+        what: what failed, for the sentence.
+        function: the user's function that is called, which is named where no frame of the
+            exception is in the user's code: it was called with the wrong arguments.
+
+    Raises `ExtensionError` with file, line and reason.
+    """
+    try:
+        yield
+    except ExtensionError:
+        raise
+    except Exception as exc:
+        where = place(exc) or (location(function) if function else None)
+        lines = str(exc).strip().splitlines()
+        reason = f"{type(exc).__name__}: {lines[0]}" if lines else type(exc).__name__
+        prefix = f"{where}: " if where else ""
+        raise ExtensionError(f"{prefix}{what}: {reason}") from exc
+
+
+def location(thing: Any) -> str:
+    """File, and line of a function or class, relative to the working directory."""
+    code = getattr(thing, "__code__", None)
+    if code is not None:
+        return f"{_relative(code.co_filename)}:{code.co_firstlineno}"
+    return _relative(getattr(thing, "__file__", None) or thing.__name__)
+
+
+def place(exc: BaseException) -> str | None:
+    """File and line of the innermost frame in the user's package; None where there is none."""
+    if isinstance(exc, SyntaxError) and exc.filename:
+        return f"{_relative(exc.filename)}:{exc.lineno}"
+    package = importlib.util.find_spec(PACKAGE)
+    roots = [Path(root) for root in (package.submodule_search_locations or [])] if package else []
+    for frame in reversed(traceback.extract_tb(exc.__traceback__)):
+        if any(Path(frame.filename).is_relative_to(root) for root in roots):
+            return f"{_relative(frame.filename)}:{frame.lineno}"
+    return None
+
+
+def _relative(file: str) -> str:
+    with contextlib.suppress(ValueError):
+        return str(Path(file).relative_to(Path.cwd()))
+    return file
