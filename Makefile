@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast bench bench-image lint format lock clean
+.PHONY: help demo test test-fast test-framework bench bench-image lint format lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -18,6 +18,12 @@ test: lint ## Everything: lint, and the rendered projects' own checks
 
 test-fast: .venv/ready ## What takes seconds: no installed project, no Docker
 	$(BIN)/pytest -m "not slow and not docker"
+
+test-framework: .venv/ready ## The framework's own tests, in a project rendered into build/framework; TESTS=... for some
+	rm -rf build/framework
+	$(BIN)/python -W ignore -m copier copy --defaults --quiet --vcs-ref HEAD . build/framework
+	cd build/framework && git init --quiet && $(abspath $(BIN))/uv run --quiet --with pytest-xdist pytest -q -n 2 \
+		-c pyproject.toml --confcutdir=$(CURDIR)/tests/framework $(or $(TESTS),$(CURDIR)/tests/framework)
 
 bench: .venv/ready ## Measure the API beside others; see benchmarks/README.md
 	$(BIN)/python -m benchmarks.serving $(if $(SYSTEMS),--systems $(SYSTEMS)) $(if $(SECONDS),--seconds $(SECONDS))

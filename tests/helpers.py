@@ -1,5 +1,6 @@
 """What several test modules share: the template as a repository, and the tools by name."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -16,9 +17,13 @@ CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding
 QUESTIONS = {name: spec for name, spec in CONFIG.items() if not name.startswith("_")}
 PYTHON_VERSIONS: list[str] = QUESTIONS["python_version"]["choices"]
 
-ALL_STAGES = ("api", "training", "inference")
+ALL_STAGES = ("api", "training", "inference", "compile")
 # Every non-empty set of stages that contains "api".
-STAGE_SETS = (("api",), ("api", "training"), ("api", "inference"), ALL_STAGES)
+STAGE_SETS = tuple(
+    ("api", *others)
+    for count in range(len(ALL_STAGES))
+    for others in itertools.combinations(ALL_STAGES[1:], count)
+)
 
 # Names that must survive every file format, and what the package is then called.
 AWKWARD_NAMES = {

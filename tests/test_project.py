@@ -1,19 +1,27 @@
 """A rendered project on its own: it installs, and passes its own checks."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from conftest import Render
-from helpers import ALL_STAGES, PYTHON_VERSIONS, uv
+from helpers import ALL_STAGES, PYTHON_VERSIONS, ROOT, uv
 
 pytestmark = pytest.mark.slow
 
+FRAMEWORK = ROOT / "tests" / "framework"
+# Where the framework's tests of each stage are; those of the api lie in FRAMEWORK itself.
+TESTS_OF_STAGE = {"training": "training", "inference": "inference", "compile": "compilation"}
+
 REPRESENTATIVE = [
     pytest.param(ALL_STAGES, "3.11", True, id="all-3.11"),
+    pytest.param(ALL_STAGES, "3.12", True, id="all-3.12"),
+    pytest.param(ALL_STAGES, "3.13", True, id="all-3.13"),
     pytest.param(("api", "training"), "3.12", False, id="api-training-3.12-no-example"),
+    pytest.param(("api", "training"), "3.11", True, id="api-training-3.11"),
     pytest.param(("api",), "3.13", True, id="api-3.13"),
-    pytest.param(("api", "inference"), "3.13", True, id="api-inference-3.13"),
+    pytest.param(("api", "inference", "compile"), "3.13", True, id="api-inference-compile-3.13"),
 ]
 
 
@@ -29,26 +37,69 @@ def find_python(version: str, cwd: Path) -> str:
     return found.stdout.strip()
 
 
-@pytest.mark.parametrize(("stages", "version", "include_example"), REPRESENTATIVE)
-def test_fresh_project_passes_its_own_checks(
-    render: Render, tmp_path: Path, stages: tuple[str, ...], version: str, include_example: bool
-) -> None:
-    python = find_python(version, tmp_path)
+@dataclass(frozen=True)
+class Installed:
+    """A fresh project with its environment."""
+
+    project: Path
+    stages: tuple[str, ...]
+    python: str
+
+    def run(self, *command: str | Path) -> None:
+        """Run a command in the environment."""
+        uv("run", "--quiet", *command, cwd=self.project, env={"UV_PYTHON": self.python})
+
+
+@pytest.fixture(scope="module", params=REPRESENTATIVE)
+def installed(request: pytest.FixtureRequest, render: Render) -> Installed:
+    """Each of the representative projects, installed."""
+    stages, version, include_example = request.param
+    python = find_python(version, ROOT)
     # A name of its own: no other test sees the environment that is installed here.
-    name = f"Own checks {version}"
     project = render(
-        stages=stages, python_version=version, include_example=include_example, project_name=name
+        stages=stages,
+        python_version=version,
+        include_example=include_example,
+        project_name=f"Own {version} {' '.join(stages)} {include_example}",
     )
-    environment = {"UV_PYTHON": python}
-    uv("sync", "--quiet", cwd=project, env=environment)
-    for command in (
-        ("ruff", "format", "--check"),
-        ("ruff", "check"),
-        ("mypy",),
-        ("pytest", "-q"),
-        ("mmp", "--help"),
-    ):
-        uv("run", *command, cwd=project, env=environment)
+    uv("sync", "--quiet", cwd=project, env={"UV_PYTHON": python})
+    return Installed(project, stages, python)
+
+
+def test_fresh_project_passes_its_own_checks(installed: Installed) -> None:
+    installed.run("ruff", "format", "--check")
+    installed.run("ruff", "check")
+    installed.run("mypy")
+    installed.run("pytest", "-q")
+    installed.run("mmp", "--help")
+
+
+def test_framework_passes_its_tests(installed: Installed) -> None:
+    """In the project's environment and from its directory, those of the stages that it has."""
+    left_out = [name for stage, name in TESTS_OF_STAGE.items() if stage not in installed.stages]
+    ignored = [f"--ignore={FRAMEWORK / name}" for name in left_out]
+    options = ("-q", "-n", "2", "-c", "pyproject.toml", f"--confcutdir={FRAMEWORK}")
+    installed.run("--with", "pytest-xdist", "pytest", *options, *ignored, FRAMEWORK)
+
+
+def test_framework_tests_are_typed(installed: Installed) -> None:
+    if set(installed.stages) == set(ALL_STAGES):
+        installed.run("mypy", "src", FRAMEWORK)
+
+
+def test_compile_without_its_stage_is_refused_before_training(render: Render) -> None:
+    project = render(stages=("api", "training"), project_name="Without compile")
+    uv("sync", "--quiet", cwd=project)
+    recipe = (project / "recipes/penguins.yaml").read_text()
+    (project / "wanted.yaml").write_text(recipe.replace("model:\n", "model:\n  compile: true\n"))
+    command = ("run", "mmp", "train", "--recipe-path", "wanted.yaml")
+    refused = uv(*command, cwd=project, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.strip().endswith(
+        "mmp: wanted.yaml: model.compile: this project does not have the stage compile; set it to "
+        "false, or add the stage: uvx copier update --data 'stages=[api, training, compile]'"
+    )
+    assert not (project / "mlflow.db").exists()
 
 
 @pytest.mark.parametrize("version", PYTHON_VERSIONS)

@@ -25,10 +25,11 @@ from helpers import (
 
 # What must not be there when the stage is not chosen, wherever it would be.
 MARKS_OF_STAGE = {
-    "training": re.compile(r"(^|/)(test_)?train(ing)?([_./]|$)|^recipes/|^data/"),
+    "training": re.compile(r"(^|/)(test_)?train(ing)?([_./]|$)|^recipes/|^data/|/test_recipes"),
     "inference": re.compile(r"(^|/)(test_|batch_)?inference([_./]|$)"),
+    "compile": re.compile(r"(^|/)compil(e|ation)([_./]|$)"),
 }
-EXAMPLE = re.compile(r"^recipes/.*\.yaml$|^data/")
+EXAMPLE = re.compile(r"^recipes/.*\.(yaml|json)$|^data/")
 ILLEGAL_ON_WINDOWS = re.compile(
     r'[<>:"|?*\\\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE
 )
@@ -117,7 +118,10 @@ def test_nothing_is_left_of_other_stages(
     assert bool(example) == (include_example and "training" in stages), example
 
 
-def test_ruff_finds_nothing_to_change(project: Path) -> None:
+def test_ruff_finds_nothing_to_change(
+    render: Render, stages: tuple[str, ...], include_example: bool
+) -> None:
+    project = render(stages=stages, include_example=include_example)  # whatever the Python
     ruff = (sys.executable, "-m", "ruff")
     run(*ruff, "format", "--no-cache", "--diff", ".", cwd=project)
     run(*ruff, "check", "--no-cache", ".", cwd=project)
@@ -129,10 +133,11 @@ def test_pyproject_says_what_was_chosen(
     pyproject = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
     assert pyproject["project"]["requires-python"] == f">={python_version}"
     assert (project / ".python-version").read_text() == f"{python_version}\n"
-    compile_ = ["compile"] if "training" in stages else []
-    assert pyproject["tool"]["uv"]["default-groups"] == ["compiled", *compile_, "dev", *stages]
-    groups = {"http", "tracking", "native", "compiled", "mlflow", "dev", *compile_, *stages}
+    assert pyproject["tool"]["uv"]["default-groups"] == ["compiled", "dev", *stages]
+    groups = {"http", "tracking", "native", "compiled", "mlflow", "dev", *stages}
     assert pyproject["dependency-groups"].keys() == groups
+    included = {"include-group": "compile"} in pyproject["dependency-groups"].get("training", [])
+    assert included == ({"training", "compile"} <= {*stages})
 
 
 def test_every_place_for_own_dependencies_is_marked(project: Path) -> None:

@@ -1,112 +1,29 @@
-"""A real model on real data: irises, with an entity column and a name that is no identifier."""
+"""What the tests share. This file is the template's; yours go into files of their own beside it."""
 
-import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
-import pandas as pd
 import pytest
-from fastapi.testclient import TestClient
-from sklearn.datasets import load_iris
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from serving.api.app import create_app
 from serving.config.settings import (
     CorsSettings,
     LoggingSettings,
     MLflowSettings,
     ServingSettings,
-    Settings,
 )
 
-RECIPE: dict[str, Any] = {
-    "name": "irises",
-    "task_choice": "classification",
-    "data": {"data_interface": {"entity_columns": ["plant id"], "target_column": "species"}},
-    "model": {"class_path": "sklearn.linear_model.LogisticRegression"},
-}
-SAMPLE: dict[str, Any] = {
-    "plant id": 7,
-    "sepal length (cm)": 5.1,
-    "sepal width (cm)": 3.5,
-    "petal length (cm)": 1.4,
-    "petal width (cm)": 0.2,
-}
 
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that is set on this machine changes what a test sees."""
-    names = ["CONFIG_PATH", "RECIPE_PATH", "DATA_PATH", "OUTPUT_PATH"]
-    for section in (ServingSettings, CorsSettings, MLflowSettings, LoggingSettings):
-        prefix = section.model_config.get("env_prefix", "")
-        names += [f"{prefix}{name}".upper() for name in section.model_fields]
-    for name in names:
-        monkeypatch.setenv(name, "")  # so that what a command sets in a test ends with it
-        monkeypatch.delenv(name)
-
-
-@pytest.fixture(scope="session")
-def irises() -> pd.DataFrame:
-    """150 rows: four numbers, the species, and a number for each plant."""
-    data = load_iris(as_frame=True)
-    frame: pd.DataFrame = data.data
-    frame.insert(0, "plant id", range(len(frame)))
-    frame["species"] = data.target.map(dict(enumerate(data.target_names.tolist())))
-    return frame
-
-
-@pytest.fixture(scope="session")
-def model_directory(irises: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A logged model as MLflow keeps it."""
-    import mlflow.sklearn
-    from mlflow.models import infer_signature
-
-    features = irises.drop(columns=["plant id", "species"])
-    model = make_pipeline(StandardScaler(), LogisticRegression())
-    model.fit(features, irises["species"])
-    path = tmp_path_factory.mktemp("models") / "irises"
-    mlflow.sklearn.save_model(
-        model,
-        path,
-        serialization_format="cloudpickle",
-        signature=infer_signature(features, irises["species"]),
-        pip_requirements=["scikit-learn"],
-        metadata={
-            "recipe": RECIPE,
-            "entity_types": {"plant id": "long"},
-            "request_example": SAMPLE,
-        },
-    )
-    return path
-
-
-def settings_for(model: Path | str, store: Path) -> Settings:
-    """Settings that serve a model, with an MLflow store of the test's own."""
-    return Settings(
-        serving=ServingSettings(model_uri=str(model)),
-        mlflow=MLflowSettings(tracking_uri=f"sqlite:///{store / 'mlflow.db'}"),
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that renews the committed OpenAPI documents."""
+    parser.addoption(
+        "--renew-openapi", action="store_true", help="write recipes/*.openapi.json anew"
     )
 
 
-def wait_until_loaded(client: TestClient) -> None:
-    """Return when the model is loaded, or could not be."""
-    wait_while(client, "being loaded")
-
-
-def wait_while(client: TestClient, text: str) -> None:
-    """Return when `/ready` does not say the text any more."""
-    while text in client.get("/ready").text:
-        time.sleep(0.01)  # the thread that loads needs the interpreter, too
-
-
-@pytest.fixture(scope="session")
-def client(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """The API with the model loaded."""
-    app = create_app(settings_for(model_directory, tmp_path_factory.mktemp("store")))
-    with TestClient(app, raise_server_exceptions=False) as client:
-        wait_until_loaded(client)
-        yield client
+@pytest.fixture(autouse=True, scope="session")
+def _clean_environment() -> object:
+    """Let nothing that is set on this machine change what a test sees."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CONFIG_PATH", raising=False)
+        for section in (ServingSettings, CorsSettings, MLflowSettings, LoggingSettings):
+            prefix = section.model_config.get("env_prefix", "")
+            for name in section.model_fields:
+                patch.delenv(f"{prefix}{name}".upper(), raising=False)
+        yield

@@ -9,7 +9,6 @@ import pytest
 from conftest import SAMPLE, settings_for, wait_until_loaded
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-
 from serving.api.app import create_app
 from serving.config.settings import load_settings
 from serving.errors import ExtensionError

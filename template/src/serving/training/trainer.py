@@ -5,6 +5,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> 
             f"task_choice: '{recipe.task_choice}' cannot be trained yet; "
             f"supported are {' and '.join(_TASKS)}"
         )
+    _check_stage(recipe)
     chosen = chosen_metrics(recipe)
     path = data_path or _source(recipe)
     data = load_dataset(recipe, path)
@@ -83,6 +85,17 @@ def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> 
         dropped=data.dropped,
         metrics=metrics,
         compiled=compiled,
+    )
+
+
+def _check_stage(recipe: Recipe) -> None:
+    """Refuse to compile, before anything is trained, in a project without that stage."""
+    if not recipe.model.compile or find_spec("serving.compilation"):
+        return
+    stages = ["api", "training", *(["inference"] if find_spec("serving.inference") else [])]
+    raise RecipeError(
+        "model.compile: this project does not have the stage compile; set it to false, or add the "
+        f"stage: uvx copier update --data 'stages=[{', '.join([*stages, 'compile'])}]'"
     )
 
 

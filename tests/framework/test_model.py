@@ -12,11 +12,10 @@ from conftest import RECIPE, settings_for
 from mlflow.models import ModelSignature, infer_signature
 from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ColSpec, Schema
-from sklearn.linear_model import LinearRegression, LogisticRegression
-
 from serving.errors import ContractError, ModelLoadError
 from serving.model.loading import load_model
 from serving.model.served import ServedModel
+from sklearn.linear_model import LinearRegression, LogisticRegression
 
 
 class ReadsItsFileWhenAsked(PythonModel):

@@ -9,8 +9,6 @@ import pandas as pd
 import pytest
 from conftest import RECIPE, SAMPLE, settings_for, wait_until_loaded, wait_while
 from fastapi.testclient import TestClient
-from sklearn.linear_model import LogisticRegression
-
 from serving.api.app import create_app
 from serving.config.settings import LoggingSettings
 from serving.engines.sklearn import SklearnEngine
@@ -18,6 +16,7 @@ from serving.errors import ContractError, ModelLoadError
 from serving.model.loading import load_model
 from serving.runtime import service
 from serving.telemetry.logging import configure_logging
+from sklearn.linear_model import LogisticRegression
 
 
 def test_loading_is_tried_again_until_it_works(

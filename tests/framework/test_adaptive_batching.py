@@ -13,10 +13,6 @@ import pandas as pd
 import pytest
 from conftest import SAMPLE, settings_for, wait_until_loaded
 from fastapi.testclient import TestClient
-from sklearn.linear_model import LinearRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
-
 from serving.api.app import create_app
 from serving.contract.columns import Row
 from serving.engines.base import Predictions
@@ -24,6 +20,9 @@ from serving.engines.sklearn import SklearnEngine
 from serving.errors import RowError
 from serving.model.loading import load_model
 from serving.runtime.adaptive_batching import AdaptiveBatcher
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 BAD = {
     "missing": {k: v for k, v in SAMPLE.items() if k != "petal width (cm)"},
@@ -184,7 +183,6 @@ def test_a_panic_fails_one_call() -> None:
         (FunctionTransformer(pd.DataFrame.rank), False),
         (make_pipeline(FunctionTransformer(pd.DataFrame.rank)), False),
     ],
-    ids=str,
 )
 def test_only_rows_that_know_nothing_of_each_other_share_a_call(
     irises: pd.DataFrame, tmp_path: Path, first_step: Any, is_shared: bool

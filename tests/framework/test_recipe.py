@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import yaml
 from conftest import RECIPE
-
 from serving.contract.recipe import DataInterface, load_recipe
 from serving.errors import RecipeError
 

@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import RECIPE
-
 from serving.config.settings import MLflowSettings, ServingSettings, Settings
-from serving.contract.recipe import Recipe, load_recipe
+from serving.contract.recipe import Recipe
 from serving.data.tables import read_table, to_table
 from serving.errors import DataError, RecipeError, ServingError, TrainingError
 from serving.model.loading import load_model
@@ -374,11 +373,3 @@ def test_an_unreachable_store_is_named(
         )
     assert "mlflow.tracking_uri: http://***@127.0.0.1:9 cannot be used" in str(caught.value)
     assert "secret" not in str(caught.value)
-
-
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
-def test_the_projects_own_recipes_are_valid(path: Path) -> None:
-    load_recipe(path)

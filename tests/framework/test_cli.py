@@ -4,11 +4,9 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-PROJECT = Path(__file__).parents[1]
+from conftest import PROJECT
 
 
 def mmp(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,19 @@ import pandas as pd
 import pytest
 from conftest import RECIPE, settings_for
 from mlflow.models import infer_signature, set_signature
+from serving.cli import app
+from serving.compilation.compiler import compile_model
+from serving.config.settings import MLflowSettings, ServingSettings, Settings
+from serving.contract.recipe import Recipe
+from serving.engines.base import Predictions
+from serving.engines.onnx import Compiled, OnnxEngine
+from serving.errors import CompilationError, ServingError
+from serving.model.loading import load_model
+from serving.model.served import ServedModel
+from serving.store import mlmodel
+from serving.training.data import load_dataset
+from serving.training.pipeline import build_pipeline
+from serving.training.trainer import train
 from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
@@ -42,20 +55,6 @@ from sklearn.preprocessing import (
 )
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeRegressor
-
-from serving.cli import app
-from serving.compilation.compiler import compile_model
-from serving.config.settings import MLflowSettings, ServingSettings, Settings
-from serving.contract.recipe import Recipe
-from serving.engines.base import Predictions
-from serving.engines.onnx import Compiled, OnnxEngine
-from serving.errors import CompilationError, ServingError
-from serving.model.loading import load_model
-from serving.model.served import ServedModel
-from serving.store import mlmodel
-from serving.training.data import load_dataset
-from serving.training.pipeline import build_pipeline
-from serving.training.trainer import train
 
 IMPUTE = [
     {"type": "simple_imputer", "strategy": "median"},

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from conftest import SAMPLE, settings_for, wait_until_loaded
 from fastapi.testclient import TestClient
-
 from serving.api.app import create_app
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from conftest import RECIPE
 from pydantic import ValidationError
-
 from serving.contract.columns import Column, Signature
 from serving.contract.schema import APISchemaGenerator
 from serving.errors import ContractError

@@ -3,13 +3,12 @@
 import re
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import PROJECT
 from pydantic import TypeAdapter, ValidationError
-
 from serving.api.body import parse_json
 from serving.api.problem import ProblemError
 from serving.contract.columns import (
@@ -63,7 +62,7 @@ def test_json_values(name: str) -> None:
 
 def rows_of_the_guide() -> Iterator[tuple[str, list[str], list[str], str]]:
     """Yield type, values taken, values refused and what a missing value is, as README.md says."""
-    guide = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    guide = (PROJECT / "README.md").read_text(encoding="utf-8")
     names = "|".join(TYPED)
     for line in re.findall(rf"^\| `(?:{names})` \|.*\| `Na[NT]` \|$", guide, re.MULTILINE):
         name, taken, refused, missing = (

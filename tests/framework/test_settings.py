@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import PROJECT
 from pydantic import BaseModel
-
 from serving.config.settings import (
     CorsSettings,
     LoggingSettings,
@@ -50,7 +50,7 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["development", "production"])
 def test_the_projects_own_files_are_valid(name: str) -> None:
-    path = Path(__file__).parents[1] / "configs" / f"{name}.yaml"
+    path = PROJECT / "configs" / f"{name}.yaml"
     assert load_settings(path).environment.name == name
 
 
@@ -121,7 +121,7 @@ def described() -> Iterator[tuple[str, str, str, str]]:
 
 
 def test_the_readme_describes_every_setting() -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
     row = r"^\| `([A-Z_]+)` \|[^|]*\| `([a-z_.]+)` \| (?:`([^`|]*)` )?\| ([^|]+) \|$"
     assert re.findall(row, readme, re.MULTILINE) == list(described())
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import SAMPLE, settings_for
-
 from serving.errors import DataError
 from serving.inference.batch import predict_file
 from serving.model.loading import load_model

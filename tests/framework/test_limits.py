@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from conftest import SAMPLE, settings_for, wait_until_loaded
 from fastapi.testclient import TestClient
-
 from serving.api.app import create_app
 from serving.config.settings import CorsSettings
 from serving.engines.sklearn import SklearnEngine

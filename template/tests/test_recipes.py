@@ -1,0 +1,118 @@
+"""Each recipe: it is valid, and a model of it trains, is served, and keeps its API.
+
+This file is the template's: `copier update` renews it. Yours go into files of their own beside it.
+"""
+
+import difflib
+import json
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from serving.api.app import create_app
+from serving.config.settings import Settings, load_settings
+from serving.contract.recipe import load_recipe
+from serving.data.tables import is_csv
+from serving.training.trainer import train
+
+PROJECT = Path(__file__).parents[1]
+RECIPES = sorted((PROJECT / "recipes").glob("*.y*ml"))
+SAMPLE_ROWS = 1000
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.stem))
+def test_recipe_is_valid(path: Path) -> None:
+    load_recipe(path)
+
+
+@pytest.fixture(scope="module", params=RECIPES, ids=lambda path: str(path.stem))
+def recipe_path(request: pytest.FixtureRequest) -> Path:
+    """Each recipe whose data is here."""
+    path: Path = request.param
+    source = load_recipe(path).data.loader.source_uri
+    if not source or not (PROJECT / source).is_file():
+        pytest.skip(f"the data of {path.name} is not here: {source}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def app(recipe_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
+    """The application with a model of the recipe, trained on a sample of its data."""
+    store = tmp_path_factory.mktemp(recipe_path.stem)
+    recipe = load_recipe(recipe_path)
+    model = recipe.model.model_copy(update={"compile": False})  # takes long, and changes no answer
+    sample = _sample(PROJECT / str(recipe.data.loader.source_uri), store)
+    settings = load_settings(PROJECT / "configs" / "development.yaml")
+    mlflow = settings.mlflow.model_copy(update={"tracking_uri": f"sqlite:///{store}/mlflow.db"})
+    settings = settings.model_copy(update={"mlflow": mlflow})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(store)  # where MLflow keeps the model
+        result = train(recipe.model_copy(update={"model": model}), settings, sample)
+        yield create_app(_serving(settings, result.run_id))
+
+
+def _sample(source: Path, directory: Path) -> Path:
+    """Some rows of a file, as they stand there."""
+    frame = pd.read_csv(source, dtype=str, keep_default_na=False) if is_csv(source) else None
+    rows: pd.DataFrame = pd.read_parquet(source) if frame is None else frame
+    sample = rows.sample(min(SAMPLE_ROWS, len(rows)), random_state=0).sort_index()
+    path = directory / source.name
+    sample.to_parquet(path) if frame is None else sample.to_csv(path, index=False)
+    return path
+
+
+def _serving(settings: Settings, run_id: str) -> Settings:
+    update = {"model_run_id": run_id, "model_uri": None}
+    return settings.model_copy(update={"serving": settings.serving.model_copy(update=update)})
+
+
+@pytest.fixture(scope="module")
+def client(app: FastAPI) -> Iterator[TestClient]:
+    """A client of the application, whose model is loaded."""
+    with TestClient(app) as client:
+        while "being loaded" in client.get("/ready").text:
+            time.sleep(0.05)
+        yield client
+
+
+def test_model_answers_its_example_online_and_in_batch(client: TestClient, tmp_path: Path) -> None:
+    ready = client.get("/ready")
+    assert ready.status_code == 200, ready.text
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    example: dict[str, Any] = schemas["PredictionRequest"]["example"]
+    answer = client.post("/predict", json=example)
+    assert answer.status_code == 200, answer.text
+    batch = client.post("/predict/batch", json={"samples": [example]})
+    assert batch.json()["predictions"] == [answer.json()]
+    if find_spec("serving.inference"):
+        from serving.inference.batch import predict_file
+
+        source, output = tmp_path / "example.csv", tmp_path / "answer.parquet"
+        pd.DataFrame([example]).to_csv(source, index=False)
+        app: Any = client.app
+        predict_file(app.state.service.model, source, output)
+        [row] = pd.read_parquet(output).to_dict(orient="records")
+        assert row["prediction"] == answer.json()["prediction"]
+
+
+def test_api_is_the_committed_one(
+    client: TestClient, recipe_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A change of columns, types or routes is seen in review."""
+    committed = recipe_path.with_suffix(".openapi.json")
+    document = client.get("/openapi.json").json()
+    now = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    if request.config.getoption("--renew-openapi"):
+        committed.write_text(now, encoding="utf-8")
+    before = committed.read_text(encoding="utf-8") if committed.is_file() else ""
+    lines = difflib.unified_diff(before.splitlines(), now.splitlines(), committed.name, "now", n=1)
+    changed = "\n".join(list(lines)[:40])
+    renew = "if that is wanted, run: uv run pytest --renew-openapi"
+    assert now == before, f"the API differs from {committed.name}; {renew}\n{changed}"
