@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-framework bench bench-image lint format lock clean
+.PHONY: help demo test test-all test-fast test-framework bench bench-image lint format lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -15,6 +15,9 @@ demo: .venv/ready ## Render a project, train it, serve it, ask it for prediction
 
 test: lint ## Everything: lint, and the rendered projects' own checks
 	$(BIN)/pytest
+
+test-all: lint ## As test, with the long sweeps; hours
+	LONG_TESTS=1 $(BIN)/pytest
 
 test-fast: .venv/ready ## What takes seconds: no installed project, no Docker
 	$(BIN)/pytest -m "not slow and not docker"

@@ -1,6 +1,7 @@
 """Rendered projects in operation: stops, dead tracking servers, MLflow's tools, other models."""
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -22,6 +23,8 @@ from serving import client, free_port, serve, start, train, wait_for_workers, wa
 pytestmark = pytest.mark.slow
 
 DOWN = "trying again in"
+JSON = {"Content-Type": "application/json"}
+LONG = bool(os.environ.get("LONG_TESTS"))  # make test-all
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +133,101 @@ def test_no_accepted_request_is_lost_when_sigterm_arrives(
         server.kill()
         server.wait()
     assert set(answers) == {200}, answers
+
+
+class Caller(threading.Thread):
+    """Sends requests until it is refused, and never looks at `/ready`."""
+
+    def __init__(self, port: int, body: str, *, keeps_alive: bool) -> None:
+        super().__init__()
+        self.answers: Counter[str] = Counter()
+        self._port = port
+        self._body = body
+        self._keeps_alive = keeps_alive
+
+    def run(self) -> None:
+        connection: http.client.HTTPConnection | None = None
+        while True:
+            if connection is None:
+                connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+                try:
+                    connection.connect()
+                except ConnectionRefusedError:
+                    return
+            try:
+                connection.request("POST", "/predict", self._body, JSON)
+                answer = connection.getresponse()
+                answer.read()
+                self.answers[str(answer.status)] += 1
+                closes = answer.will_close or not self._keeps_alive
+            except (OSError, http.client.HTTPException) as exc:
+                self.answers[repr(exc)] += 1
+                closes = True
+            if closes:
+                connection.close()
+                connection = None
+
+
+@contextlib.contextmanager
+def under_load(
+    project: Path, run_id: str, workers: int
+) -> Iterator[tuple[subprocess.Popen[bytes], list[Caller]]]:
+    """Run a server that 32 callers ask; half of them keep their connections."""
+    port = free_port()
+    log = project / "server.log"
+    options = ("--port", str(port), "--run-id", run_id, "--workers", str(workers))
+    server = start(project, log, *options)
+    try:
+        with client(port) as asking:
+            wait_until(asking, 200, server, log)
+            wait_for_workers(asking, workers)
+            body = json.dumps(example_of(asking))
+        callers = [Caller(port, body, keeps_alive=bool(index % 2)) for index in range(32)]
+        for caller in callers:
+            caller.start()
+        yield server, callers
+    finally:
+        server.kill()
+        server.wait()
+
+
+def sum_of(callers: list[Caller]) -> Counter[str]:
+    """What all callers were answered so far."""
+    return sum((caller.answers for caller in callers), Counter())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nobody_is_reset_when_the_server_stops(project: Path, penguins: str, workers: int) -> None:
+    """Callers who never look at `/ready` are answered until they are refused."""
+    for _ in range(10 if LONG else 2):
+        with under_load(project, penguins, workers) as (server, callers):
+            while sum_of(callers)["200"] < 200:
+                time.sleep(0.05)
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(timeout=60) == 0
+            for caller in callers:
+                caller.join(timeout=60)
+        answers = sum_of(callers)
+        assert set(answers) == {"200"}, answers
+
+
+def test_workers_that_are_replaced_do_not_stop_the_others(project: Path, penguins: str) -> None:
+    with under_load(project, penguins, 2) as (server, callers):
+        log = project / "server.log"
+        server.send_signal(signal.SIGHUP)
+        while log.read_text().count("Finished server process") < 2:
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.2)
+        before = sum_of(callers)["200"]
+        while sum_of(callers)["200"] < before + 200:
+            assert all(caller.is_alive() for caller in callers), sum_of(callers)
+            time.sleep(0.05)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=60) == 0
+        for caller in callers:
+            caller.join(timeout=60)
+    # A worker that has only just started has no model yet; nobody is reset or refused.
+    assert set(sum_of(callers)) <= {"200", "503"}, sum_of(callers)
 
 
 def test_a_tracking_server_may_come_late_go_away_and_come_back(

@@ -16,7 +16,7 @@ library still loads.
 
 import filecmp
 import shutil
-import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -46,28 +46,18 @@ def drop_tests_and_sources(library: Path) -> None:
             file.unlink()
 
 
-def strip(library: Path) -> None:
-    """Cut an ELF file after its last segment, as ``sstrip`` does.
+def strip(libraries: list[Path]) -> None:
+    """Take symbol tables and debug information away, which only linkers and debuggers read.
 
-    The loader maps segments only (System V ABI, program header table). Behind them lie
-    symbol tables, debug information and section headers, for linkers and debuggers.
+    With the `strip` of binutils; where that is not installed, the libraries stay as they are.
     """
-    elf = bytearray(library.read_bytes())
-    if elf[:6] != b"\x7fELF\x02\x01":  # 64 bit, little endian: amd64 and arm64
+    program = shutil.which("strip")
+    if program is None:
+        print("strip (binutils) is not installed: the image is larger", file=sys.stderr)
         return
-    (start,) = struct.unpack_from("<Q", elf, 32)  # e_phoff
-    size, count = struct.unpack_from("<HH", elf, 54)  # e_phentsize, e_phnum
-    end = start + size * count
-    for header in range(start, end, size):
-        (offset,) = struct.unpack_from("<Q", elf, header + 8)  # p_offset
-        (length,) = struct.unpack_from("<Q", elf, header + 32)  # p_filesz
-        end = max(end, offset + length)
-    if end >= len(elf):
-        return
-    del elf[end:]
-    struct.pack_into("<Q", elf, 40, 0)  # e_shoff: no section headers any more
-    struct.pack_into("<HHH", elf, 58, 0, 0, 0)  # e_shentsize, e_shnum, e_shstrndx
-    library.write_bytes(elf)
+    for library in libraries:
+        # It refuses what is not a library of this machine, and leaves that alone.
+        subprocess.run([program, "--strip-unneeded", library], check=False, capture_output=True)
 
 
 def link_twins(packages: Path) -> None:
@@ -105,10 +95,9 @@ def main() -> None:
         drop_tests_and_sources(packages / name)
     drop_second_onnxruntime(packages)
     drop_what_lacks_its_library(packages)
-    for library in packages.rglob("*.so*"):
-        # auditwheel has rewritten what lies in *.libs; leave that alone.
-        if library.is_file() and not library.is_symlink() and library.parent.suffix != ".libs":
-            strip(library)
+    # auditwheel has rewritten what lies in *.libs; that is left alone.
+    found = [path for path in packages.rglob("*.so*") if path.is_file() and not path.is_symlink()]
+    strip([library for library in found if library.parent.suffix != ".libs"])
     link_twins(packages)
 
 

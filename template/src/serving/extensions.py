@@ -17,6 +17,9 @@ from serving.errors import ExtensionError
 
 PACKAGE = "custom"
 
+MODULES = ("settings", "api", "prediction", "engines")
+"""What a server looks for in it."""
+
 
 def load(name: str) -> ModuleType | None:
     """Import the module `custom.<name>`; None where the project has no such module.
@@ -28,6 +31,11 @@ def load(name: str) -> ModuleType | None:
             if importlib.util.find_spec(module) is None:
                 return None
         return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+def found() -> list[str]:
+    """The modules of `MODULES` that the project has."""
+    return [name for name in MODULES if load(name)]
 
 
 def function(module: ModuleType, name: str) -> Callable[..., Any]:

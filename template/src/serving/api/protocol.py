@@ -1,9 +1,12 @@
-"""HTTP as uvicorn speaks it, with one write for each answer."""
+"""HTTP as uvicorn speaks it, with one write for each answer, and time for the last request."""
 
 import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+LAST_REQUEST_SECONDS = 0.5
+"""How long a connection without a request in progress stays open when the server stops."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -12,10 +15,25 @@ class Protocol(HttpToolsProtocol):
     Each write wakes the caller; one instead of two saves a tenth of what a small answer costs.
     """
 
+    _lingers = False
+
     def connection_made(  # type: ignore[override]  # as uvicorn's own
         self, transport: asyncio.Transport
     ) -> None:
         super().connection_made(_OneWrite(transport))  # type: ignore[arg-type]  # acts as one
+
+    def shutdown(self) -> None:
+        """Close the connection when the server stops, but answer a request that is on its way.
+
+        uvicorn closes a connection at once that has no request in progress. The caller may have
+        sent one already, and would see a reset.
+        """
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle and not self._lingers:
+            self._lingers = True
+            self.loop.call_later(LAST_REQUEST_SECONDS, self.shutdown)
+        else:
+            super().shutdown()
 
 
 class _OneWrite:

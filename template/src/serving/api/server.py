@@ -7,12 +7,16 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
+from uvicorn.supervisors import Multiprocess
 
+from serving import extensions
 from serving.api.protocol import Protocol
 from serving.config.settings import Settings
 from serving.errors import ConfigError
+from serving.runtime.draining import ALL_STOP
 from serving.telemetry.logging import METRICS_DIRECTORY
 
 # One thread for each call of the model: libraries that bring several would share the cores with
@@ -23,31 +27,56 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_
 def serve(settings: Settings) -> None:
     """Serve until a signal ends it.
 
-    Raises `ConfigError` when no model is named or the address cannot be listened on.
+    Raises `ConfigError` when no model is named or the address cannot be listened on, and
+    `ExtensionError` when the user's own code cannot be used.
     """
     serving = settings.serving
-    _ = serving.model  # before any process is started
+    serving.require_named_model()  # before any process is started
     _check_address(serving.host, serving.port)
     for name in _THREADS:
         os.environ.setdefault(name, "1")
     # uvicorn stops in order on SIGTERM and then raises it again: that is success, not a kill.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    options: dict[str, Any] = {
+        "app": "serving.api.app:create_app",
+        "factory": True,
+        "http": Protocol,
+        "host": serving.host,
+        "port": serving.port,
+        "workers": serving.workers,
+        # One wait for requests in progress; before it the application drains.
+        "timeout_graceful_shutdown": serving.shutdown_timeout_seconds,
+        # A model that is being loaded holds the interpreter for seconds at a time.
+        "timeout_worker_healthcheck": 10,
+        "access_log": False,  # serving.api.middleware has its own
+        "log_config": None,  # uvicorn's loggers go where all others go
+        "server_header": False,
+    }
     with _shared_metrics(serving.workers):
-        uvicorn.run(
-            "serving.api.app:create_app",
-            factory=True,
-            http=Protocol,
-            host=serving.host,
-            port=serving.port,
-            workers=serving.workers,
-            # One wait for requests in progress; before it the application drains.
-            timeout_graceful_shutdown=serving.shutdown_timeout_seconds,
-            # A model that is being loaded holds the interpreter for seconds at a time.
-            timeout_worker_healthcheck=10,
-            access_log=False,  # serving.api.middleware has its own
-            log_config=None,  # uvicorn's loggers go where all others go
-            server_header=False,
-        )
+        if serving.workers == 1:
+            uvicorn.run(**options)
+            return
+        if extensions.found():
+            from serving.api.app import create_app
+
+            create_app(settings)  # what is wrong is told once, and not by every worker
+        config = uvicorn.Config(**options)
+        Supervisor(config, sockets=[config.bind_socket()]).run()
+
+
+class Supervisor(Multiprocess):
+    """uvicorn's supervisor of several workers, which tells them when all of them stop.
+
+    It also stops single workers, to replace them: then the others go on listening.
+    """
+
+    def terminate_all(self) -> None:
+        """Stop every worker."""
+        for process in self.processes:
+            if process.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, ALL_STOP)
+        super().terminate_all()
 
 
 @contextlib.contextmanager

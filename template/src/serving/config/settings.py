@@ -159,25 +159,24 @@ class ServingSettings(Section):
     def _no_arguments_of_pydantic_settings(cls, section: Any) -> Any:
         return _checked(section)
 
-    @property
-    def model(self) -> str:
-        """The MLflow URI of the model to serve.
-
-        Raises `ConfigError` when none is named, or two are.
-        """
+    def require_named_model(self) -> None:
+        """Raise `ConfigError` when no model is named, or two are."""
         if self.model_run_id and self.model_uri:
             raise ConfigError(
                 "both a run (MODEL_RUN_ID, --run-id) and a model (MODEL_URI, --model-uri) "
                 "are named; keep one"
             )
-        if self.model_run_id:
-            return f"runs:/{self.model_run_id}/model"
-        if self.model_uri:
-            return self.model_uri
-        raise ConfigError(
-            "no model is named; give --run-id RUN_ID (MODEL_RUN_ID), which 'mmp train' prints, "
-            "or --model-uri URI (MODEL_URI), for example models:/name@champion"
-        )
+        if not self.model_run_id and not self.model_uri:
+            raise ConfigError(
+                "no model is named; give --run-id RUN_ID (MODEL_RUN_ID), which 'mmp train' "
+                "prints, or --model-uri URI (MODEL_URI), for example models:/name@champion"
+            )
+
+    @property
+    def model(self) -> str:
+        """The MLflow URI of the model to serve; raises as `require_named_model`."""
+        self.require_named_model()
+        return self.model_uri or f"runs:/{self.model_run_id}/model"
 
 
 class LoggingSettings(Section):

@@ -8,36 +8,57 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from serving.runtime.listener import stop_listening
+
+ALL_STOP = signal.SIGUSR1
+"""What tells a worker, before SIGTERM, that all workers stop, so that nobody listens any more."""
+
 LONGEST_END_SECONDS = 3
 
 
 @contextlib.contextmanager
-def drain_on_sigterm(begin: Callable[[], None], seconds: Callable[[], float]) -> Iterator[None]:
+def drain_on_sigterm(
+    begin: Callable[[], None], seconds: Callable[[], float], *, is_alone: bool
+) -> Iterator[None]:
     """On SIGTERM begin to drain at once, and let the server stop a while later.
 
     So load balancers, which look at `/ready` every few seconds, stop sending requests before
-    connections are refused.
+    connections are refused. Who has connected until then is answered.
 
     Args:
         begin: called once, in the event loop, when the signal has come.
-        seconds: how long to wait before the server stops.
+        seconds: how long to wait before the server stops; 0 where it has answered nobody yet.
+        is_alone: whether no other process listens on the same socket.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # no signal arrives here
         return
     loop = asyncio.get_running_loop()
     stop = signal.getsignal(signal.SIGTERM)
-    stopping = False
+    stopping: list[asyncio.Task[None]] = []
+    nobody_listens = is_alone
+
+    async def stop_later(number: int) -> None:
+        begin()
+        await asyncio.sleep(seconds())
+        if nobody_listens:
+            await stop_listening()
+        if callable(stop):
+            stop(number, None)
 
     def drain(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        if stopping or not callable(stop):
-            return
-        stopping = True
         # Not here, in the middle of anything: locks of metrics and logs may be held.
-        loop.call_soon_threadsafe(begin)
-        loop.call_soon_threadsafe(loop.call_later, seconds(), stop, number, frame)
+        loop.call_soon_threadsafe(drain_once, number)
 
+    def drain_once(number: int) -> None:
+        if not stopping:
+            stopping.append(loop.create_task(stop_later(number)))
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal nobody_listens
+        nobody_listens = True
+
+    signal.signal(ALL_STOP, note)
     signal.signal(signal.SIGTERM, drain)
     try:
         yield

@@ -61,7 +61,8 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Load the model in the background, so that /health and /ready answer meanwhile."""
         loading = asyncio.create_task(self.load())
-        with drain_on_sigterm(self._begin_draining, self._drain_seconds):
+        is_alone = self.settings.serving.workers == 1
+        with drain_on_sigterm(self._begin_draining, self._drain_seconds, is_alone=is_alone):
             yield
         loading.cancel()
         if self._batcher:
