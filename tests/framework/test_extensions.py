@@ -174,6 +174,15 @@ BROKEN = [
         r"api\.py:2: the route GET /health belongs to the framework",
         id="included-route-of-the-framework",
     ),
+    pytest.param(
+        "api.py",
+        "from fastapi.routing import APIRoute\n"
+        "class Own(APIRoute): ...\n"
+        "def extend(app):\n"
+        "    app.router.route_class = Own\n",
+        r"api\.py:3: a route class for the whole application is not supported",
+        id="route-class",
+    ),
     pytest.param("prediction.py", "1 / 0\n", r"prediction\.py:1: .*ZeroDivision", id="hook"),
     pytest.param(
         "prediction.py",

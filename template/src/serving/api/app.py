@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Match, Mount
 
@@ -67,6 +68,11 @@ def _extend(app: FastAPI) -> list[BaseRoute]:
     before = list(app.router.routes)
     with extensions.blame("extend(app) fails", extend):
         extend(app)
+    if app.router.route_class is not APIRoute:
+        raise ExtensionError(
+            f"{extensions.location(extend)}: a route class for the whole application is not "
+            "supported; use middleware, or an APIRouter of your own"
+        )
     added = [route for route in app.router.routes if route not in before]
     for method, paths in (("POST", predictions.PATHS), ("GET", routes.PATHS)):
         for path in paths:

@@ -44,7 +44,7 @@ class PredictionRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Endpoint, **options: Any) -> None:
         super().__init__(path, endpoint, **options)
-        if self.dependant.dependencies or self.max_body_size is not None:
+        if self.dependant.dependencies or getattr(self, "max_body_size", None) is not None:
             return
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:

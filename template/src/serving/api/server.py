@@ -73,7 +73,7 @@ class Supervisor(Multiprocess):
     def terminate_all(self) -> None:
         """Stop every worker."""
         for process in self.processes:
-            if process.pid is not None:
+            if process.pid is not None and ALL_STOP is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, ALL_STOP)
         super().terminate_all()

@@ -10,7 +10,7 @@ from types import FrameType
 
 from serving.runtime.listener import stop_listening
 
-ALL_STOP = signal.SIGUSR1
+ALL_STOP = getattr(signal, "SIGUSR1", None)  # Windows has none
 """What tells a worker, before SIGTERM, that all workers stop, so that nobody listens any more."""
 
 LONGEST_END_SECONDS = 3
@@ -58,7 +58,8 @@ def drain_on_sigterm(
         nonlocal nobody_listens
         nobody_listens = True
 
-    signal.signal(ALL_STOP, note)
+    if ALL_STOP is not None:
+        signal.signal(ALL_STOP, note)
     signal.signal(signal.SIGTERM, drain)
     try:
         yield

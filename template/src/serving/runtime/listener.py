@@ -10,6 +10,7 @@ import ctypes
 import os
 import select
 import socket
+import stat
 import struct
 import sys
 from collections.abc import Iterator
@@ -57,7 +58,9 @@ def _listeners() -> Iterator[socket.socket]:
     """Duplicates of the sockets that this process listens on, whatever has opened them."""
     with contextlib.suppress(OSError):  # no /proc
         for name in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError):  # closed meanwhile, or not a socket
+            with contextlib.suppress(OSError):  # closed meanwhile
+                if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                    continue
                 listener = socket.socket(fileno=os.dup(int(name)))
                 if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                     yield listener
