@@ -15,13 +15,13 @@ FRAMEWORK = ROOT / "tests" / "framework"
 TESTS_OF_STAGE = {"training": "training", "inference": "inference", "compile": "compilation"}
 
 REPRESENTATIVE = [
-    pytest.param(ALL_STAGES, "3.11", True, id="all-3.11"),
-    pytest.param(ALL_STAGES, "3.12", True, id="all-3.12"),
-    pytest.param(ALL_STAGES, "3.13", True, id="all-3.13"),
-    pytest.param(("api", "training"), "3.12", False, id="api-training-3.12-no-example"),
-    pytest.param(("api", "training"), "3.11", True, id="api-training-3.11"),
-    pytest.param(("api",), "3.13", True, id="api-3.13"),
-    pytest.param(("api", "inference", "compile"), "3.13", True, id="api-inference-compile-3.13"),
+    pytest.param((ALL_STAGES, "3.11", True), id="all-3.11"),
+    pytest.param((ALL_STAGES, "3.12", True), id="all-3.12"),
+    pytest.param((ALL_STAGES, "3.13", True), id="all-3.13"),
+    pytest.param((("api", "training"), "3.12", False), id="api-training-3.12-no-example"),
+    pytest.param((("api", "training"), "3.11", True), id="api-training-3.11"),
+    pytest.param((("api",), "3.13", True), id="api-3.13"),
+    pytest.param((("api", "inference", "compile"), "3.13", True), id="api-inference-compile-3.13"),
 ]
 
 
