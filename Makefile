@@ -3,6 +3,8 @@
 PYTHON ?= $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
+# Two modules at a time: most tests wait for one process that they have started.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-fast test-framework bench bench-image lint format lock clean
@@ -14,13 +16,13 @@ demo: .venv/ready ## Render a project, train it, serve it, ask it for prediction
 	$(BIN)/python scripts/demo.py
 
 test: lint ## Everything: lint, and the rendered projects' own checks
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-all: lint ## As test, with the long sweeps; hours
-	LONG_TESTS=1 $(BIN)/pytest
+	LONG_TESTS=1 $(PYTEST)
 
 test-fast: .venv/ready ## What takes seconds: no installed project, no Docker
-	$(BIN)/pytest -m "not slow and not docker"
+	$(PYTEST) -m "not slow and not docker"
 
 test-framework: .venv/ready ## The framework's own tests, in a project rendered into build/framework; TESTS=... for some
 	rm -rf build/framework

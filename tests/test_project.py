@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Render
@@ -14,14 +15,20 @@ FRAMEWORK = ROOT / "tests" / "framework"
 # Where the framework's tests of each stage are; those of the api lie in FRAMEWORK itself.
 TESTS_OF_STAGE = {"training": "training", "inference": "inference", "compile": "compilation"}
 
+
+def _project(stages: tuple[str, ...], version: str, *, include_example: bool = True) -> Any:
+    name = f"{'all' if stages == ALL_STAGES else '-'.join(stages)}-{version}"
+    return pytest.param((stages, version, include_example), id=name)
+
+
 REPRESENTATIVE = [
-    pytest.param((ALL_STAGES, "3.11", True), id="all-3.11"),
-    pytest.param((ALL_STAGES, "3.12", True), id="all-3.12"),
-    pytest.param((ALL_STAGES, "3.13", True), id="all-3.13"),
-    pytest.param((("api", "training"), "3.12", False), id="api-training-3.12-no-example"),
-    pytest.param((("api", "training"), "3.11", True), id="api-training-3.11"),
-    pytest.param((("api",), "3.13", True), id="api-3.13"),
-    pytest.param((("api", "inference", "compile"), "3.13", True), id="api-inference-compile-3.13"),
+    _project(ALL_STAGES, "3.11"),
+    _project(ALL_STAGES, "3.12"),
+    _project(ALL_STAGES, "3.13"),
+    _project(("api", "training"), "3.11"),
+    _project(("api", "training"), "3.12", include_example=False),
+    _project(("api",), "3.13"),
+    _project(("api", "inference", "compile"), "3.13"),
 ]
 
 
@@ -78,8 +85,8 @@ def test_framework_passes_its_tests(installed: Installed) -> None:
     """In the project's environment and from its directory, those of the stages that it has."""
     left_out = [name for stage, name in TESTS_OF_STAGE.items() if stage not in installed.stages]
     ignored = [f"--ignore={FRAMEWORK / name}" for name in left_out]
-    options = ("-q", "-n", "2", "-c", "pyproject.toml", f"--confcutdir={FRAMEWORK}")
-    installed.run("--with", "pytest-xdist", "pytest", *options, *ignored, FRAMEWORK)
+    options = ("-q", "-c", "pyproject.toml", f"--confcutdir={FRAMEWORK}")
+    installed.run("pytest", *options, *ignored, FRAMEWORK)
 
 
 def test_framework_tests_are_typed(installed: Installed) -> None:
