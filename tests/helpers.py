@@ -15,6 +15,7 @@ from uv import find_uv_bin
 ROOT = Path(__file__).parents[1]
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
 QUESTIONS = {name: spec for name, spec in CONFIG.items() if not name.startswith("_")}
+LONG = bool(os.environ.get("LONG_TESTS"))  # make test-all
 PYTHON_VERSIONS: list[str] = QUESTIONS["python_version"]["choices"]
 
 ALL_STAGES = ("api", "training", "inference", "compile")

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 from conftest import Render
-from helpers import ROOT, run, uv
+from helpers import LONG, ROOT, run, uv
 from serving import client, serve, train, wait_for_workers
 
 pytestmark = pytest.mark.slow
 
 MODELS = ("classes", "forest", "outputs", "clusters", "quantiles")
-CASES = 900
+EXAMPLES = 250 if LONG else 75
+CASES = 3.6 * EXAMPLES
 """Generated for each of the models and for the example, at least."""
 MALFORMED = 10_000
 SECRET = "hunter2-4711"
@@ -59,7 +60,7 @@ def test_generated_requests_keep_to_the_openapi_document(
             Path(sys.executable).with_name("schemathesis"),
             "run",
             f"{http.base_url}/openapi.json",
-            *("--max-examples", "250", "--seed", "1", "--no-color"),
+            *("--max-examples", str(EXAMPLES), "--seed", "1", "--no-color"),
             *("--checks", "all", "--exclude-checks", "positive_data_acceptance"),
             cwd=tmp_path,
             env=hooks,

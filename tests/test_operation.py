@@ -17,14 +17,13 @@ from typing import Any
 import httpx
 import pytest
 from conftest import Render
-from helpers import ROOT, run, uv
+from helpers import LONG, ROOT, run, uv
 from serving import client, free_port, serve, start, train, wait_for_workers, wait_until
 
 pytestmark = pytest.mark.slow
 
 DOWN = "trying again in"
 JSON = {"Content-Type": "application/json"}
-LONG = bool(os.environ.get("LONG_TESTS"))  # make test-all
 
 
 @pytest.fixture(scope="module")

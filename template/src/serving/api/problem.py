@@ -15,6 +15,16 @@ from serving.telemetry.logging import request_id
 
 MEDIA_TYPE = "application/problem+json"
 
+_PHRASES = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Unprocessable Content",
+}
+
+
+def phrase(status: HTTPStatus) -> str:
+    """The status in words (RFC 9110), the same in all versions of Python; 3.13 has renamed two."""
+    return _PHRASES.get(status, status.phrase)
+
 
 class FieldProblem(BaseModel):
     """One thing that is wrong with a request."""
@@ -52,7 +62,7 @@ class ProblemError(Exception):
     def response(self) -> Response:
         """The HTTP answer."""
         problem = Problem(
-            title=self.status.phrase,
+            title=phrase(self.status),
             status=self.status,
             detail=self.detail,
             request_id=request_id.get(),
@@ -134,14 +144,14 @@ def install(app: FastAPI) -> None:
     async def http_error(_: Request, exc: HTTPException) -> Response:
         status = HTTPStatus(exc.status_code)
         return ProblemError(
-            status, status.description or status.phrase, None, exc.headers
+            status, status.description or phrase(status), None, exc.headers
         ).response()
 
 
 def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with these problems, for OpenAPI."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {int(status): {"description": status.phrase, "content": content} for status in statuses}
+    return {int(status): {"description": phrase(status), "content": content} for status in statuses}
 
 
 def _rule(error: ErrorDetails) -> str:
