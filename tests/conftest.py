@@ -7,8 +7,9 @@ from typing import Any
 
 import plumbum
 import pytest
-from helpers import assert_questions, copy_template
+from helpers import assert_questions, copy_template, uv
 from pytest_copie.plugin import Copie
+from serving import train
 
 Render = Callable[..., Path]
 
@@ -26,6 +27,8 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setenv("GIT_CONFIG_GLOBAL", str(gitconfig))
         patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
         patch.setenv("COPIER_SETTINGS_PATH", str(home / "copier.yml"))
+        # mypy takes most of its time for libraries, which are the same in every project.
+        patch.setenv("MYPY_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "mypy"))
         for name in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "UV_PYTHON", "UV_PROJECT"):
             patch.delenv(name, raising=False)
         # Copier runs git with plumbum, which copied the environment when it was imported.
@@ -62,3 +65,17 @@ def render(copie_session: Copie, template: Path) -> Render:
         return rendered[key]
 
     return render_once
+
+
+@pytest.fixture(scope="session")
+def project(render: Render) -> Path:
+    """A project with everything, installed; tests may train in it and change no file of it."""
+    project = render(project_name="Shared")
+    uv("sync", "--quiet", cwd=project)
+    return project
+
+
+@pytest.fixture(scope="session")
+def penguins(project: Path) -> str:
+    """The run id of the example, which its recipe compiles."""
+    return train(project)

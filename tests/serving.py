@@ -24,6 +24,13 @@ def train(project: Path, *options: str | Path) -> str:
     return found[1]
 
 
+def logged_model(project: Path, run_id: str) -> Path:
+    """Return the directory of the model that a run has logged into the project's local store."""
+    models = project.glob("mlruns/*/models/*/artifacts/MLmodel")
+    [found] = [model.parent for model in models if run_id in model.read_text(encoding="utf-8")]
+    return found
+
+
 def free_port() -> int:
     """Return a port that nothing listens on at this moment."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Render
 from helpers import LONG, ROOT, run, uv
-from serving import client, serve, train, wait_for_workers
+from serving import client, serve, wait_for_workers
 
 pytestmark = pytest.mark.slow
 
@@ -27,25 +26,11 @@ SECRET = "hunter2-4711"
 
 
 @pytest.fixture(scope="module")
-def project(render: Render) -> Path:
-    """A project with everything, installed."""
-    project = render(project_name="Contract")
-    uv("sync", "--quiet", cwd=project)
-    return project
-
-
-@pytest.fixture(scope="module")
 def models(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory of models that were logged without the project."""
     directory = tmp_path_factory.mktemp("models")
     uv("run", "python", ROOT / "tests/foreign_models.py", directory, cwd=project)
     return directory
-
-
-@pytest.fixture(scope="module")
-def penguins(project: Path) -> str:
-    """The run id of the example."""
-    return train(project)
 
 
 @pytest.mark.parametrize("name", ["penguins", *MODELS])

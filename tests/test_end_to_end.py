@@ -11,23 +11,9 @@ from typing import Any
 import pytest
 from conftest import Render
 from helpers import uv
-from serving import serve, train, wait_for_workers
+from serving import logged_model, serve, train, wait_for_workers
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def project(render: Render) -> Path:
-    """A project with everything, installed."""
-    project = render(project_name="End to end")
-    uv("sync", "--quiet", cwd=project)
-    return project
-
-
-@pytest.fixture(scope="module")
-def penguins(project: Path) -> str:
-    """The run id of the example."""
-    return train(project, "--recipe-path", "recipes/penguins.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +117,7 @@ def test_an_api_without_training_serves_what_was_trained_elsewhere(
 ) -> None:
     api = render(project_name="Api alone", stages=("api",))
     uv("sync", "--quiet", cwd=api)
-    models = project.glob("mlruns/*/models/*/artifacts/MLmodel")
-    [logged] = [model for model in models if penguins in model.read_text()]
-    shutil.copytree(logged.parent, api / "model", dirs_exist_ok=True)
+    shutil.copytree(logged_model(project, penguins), api / "model", dirs_exist_ok=True)
     with serve(api, "--model-uri", "model") as http:
         model = http.get("/model").json()
         assert model["run_id"] == penguins

@@ -9,9 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Render
-from helpers import uv
-from serving import serve, train
+from serving import logged_model, serve, train
 
 pytestmark = pytest.mark.slow
 
@@ -30,20 +28,6 @@ WRONG: list[dict[str, Any]] = [
     SAMPLE | {"species": "Adelie"},
     SAMPLE | {"bill_length_mm": 1e308, "bill_depth_mm": -1e308},  # no probability is finite
 ]
-
-
-@pytest.fixture(scope="module")
-def project(render: Render) -> Path:
-    """A project with everything, installed."""
-    project = render(project_name="Engines")
-    uv("sync", "--quiet", cwd=project)
-    return project
-
-
-@pytest.fixture(scope="module")
-def penguins(project: Path) -> str:
-    """The run id of the example, which its recipe compiles."""
-    return train(project)
 
 
 def requests(count: int = 640) -> list[tuple[str, Any]]:
@@ -115,7 +99,7 @@ def approximately(wanted: Any, tolerance: float) -> Any:
 
 
 def test_a_compiled_model_needs_no_other_library(project: Path, penguins: str) -> None:
-    [model] = project.glob("mlruns/*/models/*/artifacts")
+    model = logged_model(project, penguins)
     code = (
         "import json, sys\n"
         "from serving.api.app import create_app\n"

@@ -18,26 +18,12 @@ import httpx
 import pytest
 from conftest import Render
 from helpers import LONG, ROOT, run, uv
-from serving import client, free_port, serve, start, train, wait_for_workers, wait_until
+from serving import client, free_port, serve, start, wait_for_workers, wait_until
 
 pytestmark = pytest.mark.slow
 
 DOWN = "trying again in"
 JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture(scope="module")
-def project(render: Render) -> Path:
-    """A project with everything, installed."""
-    project = render(project_name="Operation")
-    uv("sync", "--quiet", cwd=project)
-    return project
-
-
-@pytest.fixture(scope="module")
-def penguins(project: Path) -> str:
-    """The run id of the example."""
-    return train(project)
 
 
 @pytest.fixture(scope="module")

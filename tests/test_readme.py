@@ -13,7 +13,7 @@ import pytest
 from conftest import Render
 from helpers import ALL_STAGES, ROOT, run, uv
 from images import connect, remove_images, wait_for_health
-from serving import free_port, serve, train, wait_until
+from serving import free_port, logged_model, serve, wait_until
 from uv import find_uv_bin
 
 pytestmark = pytest.mark.slow
@@ -29,13 +29,10 @@ def blocks(readme: Path) -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def model(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(project: Path, penguins: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that was logged elsewhere."""
-    project = render(project_name="Elsewhere")
-    uv("sync", "--quiet", cwd=project)
-    train(project)
-    [logged] = project.glob("mlruns/*/models/*/artifacts/MLmodel")
-    return Path(shutil.copytree(logged.parent, tmp_path_factory.mktemp("logged") / "model"))
+    logged = logged_model(project, penguins)
+    return Path(shutil.copytree(logged, tmp_path_factory.mktemp("logged") / "model"))
 
 
 class Reader:
@@ -178,10 +175,8 @@ def test_every_variable_of_compose_is_in_the_example_of_env(render: Render) -> N
     assert used == set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE))
 
 
-def test_every_setting_of_the_readme_is_one_of_the_code(render: Render) -> None:
+def test_every_setting_of_the_readme_is_one_of_the_code(project: Path) -> None:
     """The table names what `mmp COMMAND --help` names, no more, no less."""
-    project = render(project_name="Read me")
-    uv("sync", "--quiet", cwd=project)
     helps = "".join(
         uv("run", "mmp", command, "--help", cwd=project).stdout
         for command in ("train", "serve-api", "batch-inference")
