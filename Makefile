@@ -21,7 +21,7 @@ test: lint ## Everything: lint, and the rendered projects' own checks
 test-all: lint ## As test, with the long sweeps; hours
 	LONG_TESTS=1 $(PYTEST)
 
-test-fast: .venv/ready ## What takes seconds: no installed project, no Docker
+test-fast: .venv/ready ## The quick tests: no installed project, no Docker
 	$(PYTEST) -m "not slow and not docker"
 
 test-framework: .venv/ready ## The framework's own tests, in a project rendered into build/framework; TESTS=... for some

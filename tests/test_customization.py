@@ -132,6 +132,25 @@ def test_an_own_engine_serves_its_models(project: Path) -> None:
         assert refused.json()["errors"][0]["pointer"] == "/samples/0"
 
 
+def test_an_own_engine_predicts_files(project: Path, tmp_path: Path) -> None:
+    """With hooks and without."""
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("flipper_length_mm\n181\n220\n")
+
+    def predicted() -> list[str]:
+        files = ("--data-path", source, "--output-path", target)
+        uv("run", "mmp", "batch-inference", "--model-uri", "rules", *files, cwd=project)
+        return [line.split(",")[1] for line in target.read_text().splitlines()]
+
+    assert predicted() == ["prediction", "Adelie", "Gentoo"]
+    hooks = project / "src/custom/prediction.py"
+    aside = hooks.rename(hooks.with_suffix(".aside"))
+    try:
+        assert predicted() == ["prediction", "Adelie", "Gentoo"]
+    finally:
+        aside.rename(hooks)
+
+
 BROKEN = [
     pytest.param("api.py", "def extend(app:\n", "src/custom/api.py:1: ", "1", id="syntax"),
     pytest.param("api.py", "import nowhere\n", "src/custom/api.py:1: ", "2", id="import"),
@@ -139,6 +158,7 @@ BROKEN = [
     pytest.param(
         "settings.py", "x = 1\n", "src/custom/settings.py: defines no", "1", id="settings"
     ),
+    pytest.param("engines.py", "import nowhere\n", "src/custom/engines.py:1: ", "1", id="engines"),
     pytest.param("commands/species.py", "x\n", "src/custom/commands/species.py:1: ", "1", id="mmp"),
 ]
 

@@ -1,5 +1,7 @@
 """What the tests share. This file is the template's; yours go into files of their own beside it."""
 
+import os
+
 import pytest
 
 from serving.config.settings import (
@@ -26,4 +28,7 @@ def _clean_environment() -> object:
             prefix = section.model_config.get("env_prefix", "")
             for name in section.model_fields:
                 patch.delenv(f"{prefix}{name}".upper(), raising=False)
+        for name in os.environ:
+            if name.startswith("CUSTOM_"):
+                patch.delenv(name)
         yield

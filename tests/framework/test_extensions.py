@@ -125,12 +125,26 @@ def test_a_router_a_mount_and_a_route_for_any_path_stand_beside_the_framework(
         custom,
         "api.py",
         """
-        from fastapi import APIRouter, FastAPI
+        from contextlib import asynccontextmanager
+        from fastapi import APIRouter, FastAPI, HTTPException
+
+        opened = []
+
+        @asynccontextmanager
+        async def lifespan(app):
+            opened.append("pool")
+            yield
+            opened.clear()
 
         def extend(app):
-            router = APIRouter(prefix="/own")
-            router.add_api_route("/thing", lambda: "thing")
+            router = APIRouter(prefix="/own", lifespan=lifespan)
+            router.add_api_route("/thing", lambda: opened)
             app.include_router(router)
+
+            @app.get("/missing/{code}")
+            async def missing(code: int):
+                raise HTTPException(code, "no such station")
+
             inner = FastAPI()
             inner.add_api_route("/", lambda: "inner")
             app.mount("/inner", inner)
@@ -142,7 +156,10 @@ def test_a_router_a_mount_and_a_route_for_any_path_stand_beside_the_framework(
     )
     with client_of(app_with(model_directory, tmp_path)) as client:
         wait_until_loaded(client)
-        assert client.get("/own/thing").json() == "thing"
+        assert client.get("/own/thing").json() == ["pool"]
+        missing = client.get("/missing/404")
+        assert (missing.status_code, missing.json()["detail"]) == (404, "no such station")
+        assert client.get("/missing/x").json()["detail"][0]["loc"] == ["path", "code"]
         assert client.get("/inner/").json() == "inner"
         assert client.get("/what/ever").json() == "what/ever"
         assert client.get("/health").json() == {"status": "ok"}
@@ -183,6 +200,10 @@ BROKEN = [
         r"api\.py:3: a route class for the whole application is not supported",
         id="route-class",
     ),
+    pytest.param("engines.py", "import nowhere\n", r"engines\.py:1: .*nowhere", id="engines"),
+    pytest.param(
+        "engines.py", "x = 1\n", r"engines\.py: defines no function load_engine", id="no-engine"
+    ),
     pytest.param("prediction.py", "1 / 0\n", r"prediction\.py:1: .*ZeroDivision", id="hook"),
     pytest.param(
         "prediction.py",
@@ -211,11 +232,13 @@ def test_a_broken_module_stops_the_start_and_is_named(
 
 
 HOOKS = """
+    from datetime import date
     from pydantic import BaseModel, Field
     from serving.errors import Refused
 
     class RequestFields(BaseModel):
         scale: float = Field(1.0, gt=0)
+        day: date | None = Field(None, strict=False)
 
     class ResponseFields(BaseModel):
         caller: str
@@ -254,6 +277,9 @@ def test_hooks_see_rows_and_headers_and_declare_their_fields(
         rows = client.post("/invocations", json={"instances": [ROW, ROW | {"scale": 5}]})
         assert rows.json() == {"predictions": found}
 
+        dated = client.post("/predict", json=SAMPLE | {"day": "2026-01-31"})
+        assert dated.status_code == 200, dated.text
+        assert client.post("/predict", json=SAMPLE | {"day": "31.1."}).status_code == 422
         refused = client.post("/predict", json=SAMPLE, headers={"x-stop": "1"})
         assert (refused.status_code, refused.json()["detail"]) == (402, "stopped")
         wrong = client.post("/predict", json=SAMPLE | {"scale": 0})

@@ -1,6 +1,6 @@
 """Your own code: `copier update` never touches this package.
 
-The framework in `src/serving/` finds these modules by their being here; each is optional.
+The framework in `src/serving/` imports these modules if they exist; all are optional.
 docs/customization.md has a worked example of each.
 
 api.py           routes, middleware, dependencies, error handlers: `extend(app)`

@@ -5,8 +5,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import SAMPLE, settings_for
+from pydantic import BaseModel
 from serving.errors import DataError
 from serving.inference.batch import predict_file
+from serving.model.hooks import PredictionContext, PredictionHooks, Record
 from serving.model.loading import load_model
 from serving.model.served import ServedModel
 
@@ -39,6 +41,28 @@ def test_rows_keep_their_order_and_columns(
         "probability_versicolor",
         "probability_virginica",
     ]
+
+
+def test_a_further_field_is_read_as_its_type_says(
+    model_directory: Path, irises: pd.DataFrame, tmp_path: Path
+) -> None:
+    class Fields(BaseModel):
+        station: str
+        scale: float = 1
+
+    seen: list[tuple[object, object]] = []
+
+    def before(rows: list[Record], _: PredictionContext) -> list[Record]:
+        seen.extend((row["station"], row["scale"]) for row in rows)
+        return rows
+
+    settings = settings_for(model_directory, tmp_path)
+    hooks = PredictionHooks(settings, Fields, None, before, None)
+    rows = irises[:2].assign(station=["007", "x"], scale=["2", ""])
+    hooked = load_model(settings, hooks=hooks)
+    seen.clear()  # of the warm-up
+    predict_file(hooked, write(rows, tmp_path / "in.csv"), tmp_path / "out.csv")
+    assert seen == [("007", 2.0), ("x", 1.0)]
 
 
 def test_the_answers_are_those_of_the_api(

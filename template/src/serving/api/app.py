@@ -13,6 +13,7 @@ from serving import extensions
 from serving.api import openapi, predictions, problem, routes
 from serving.api.middleware import ApiKeyMiddleware, RequestMiddleware
 from serving.config.settings import Settings, load_settings
+from serving.engines.loading import own_loader
 from serving.errors import ExtensionError
 from serving.runtime.service import Service
 from serving.telemetry.logging import configure_logging
@@ -25,6 +26,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or load_settings()
     configure_logging(settings.logging)
+    own_loader()  # what is wrong with it stops the start, and not only the loading of the model
     service = Service(settings)
 
     @contextlib.asynccontextmanager

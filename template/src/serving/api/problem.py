@@ -143,9 +143,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, exc: HTTPException) -> Response:
         status = HTTPStatus(exc.status_code)
-        return ProblemError(
-            status, status.description or phrase(status), None, exc.headers
-        ).response()
+        # Where the detail only repeats the status, Python has a sentence for it.
+        detail = exc.detail if exc.detail != status.phrase else status.description
+        return ProblemError(status, str(detail or phrase(status)), None, exc.headers).response()
 
 
 def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:

@@ -3,11 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from serving.contract.columns import Column, Row, Signature
+from serving.contract.columns import Column, Row, Signature, to_table
 from serving.store.mlmodel import StoredModel
 
 REFUSALS = (ValueError, ArithmeticError)
@@ -45,13 +46,19 @@ class Engine(ABC):
     classes: tuple[Any, ...] = ()
     """The labels of a model that gives a probability for each; else empty."""
 
-    @abstractmethod
     def reader(self, columns: Sequence[Column]) -> Callable[[Sequence[Row]], Any]:
-        """Make the function that turns rows of these columns into what `predict` takes."""
+        """Make the function that turns rows of requests into what `predict` takes.
+
+        It makes a `contract.columns.Table`; an engine may have a quicker way for requests.
+        """
+        return partial(to_table, columns=columns)
 
     @abstractmethod
     def predict(self, table: Any) -> Predictions:
         """Predict every row of a table.
+
+        Args:
+            table: what `reader` makes of requests; a `contract.columns.Table` of a file's rows.
 
         Raises one of `REFUSALS` where the model refuses a row's values.
         """

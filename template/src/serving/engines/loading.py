@@ -1,5 +1,6 @@
 """Choose the engine of a model and load it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from serving import extensions
@@ -62,12 +63,20 @@ def load_engine(
         ) from exc
 
 
+def own_loader() -> Callable[[StoredModel], Engine | None] | None:
+    """The function `load_engine` of `custom/engines.py`; None where there is no such module.
+
+    Raises `ExtensionError` when it cannot be imported, or has no such function.
+    """
+    module = extensions.load("engines")
+    return extensions.function(module, "load_engine") if module else None
+
+
 def _own_engine(stored: StoredModel) -> Engine | None:
     """What `custom/engines.py` makes of the model; None where it leaves the model to others."""
-    module = extensions.load("engines")
-    if module is None:
+    load = own_loader()
+    if load is None:
         return None
-    load = extensions.function(module, "load_engine")
     with extensions.blame("load_engine fails", load):
         engine = load(stored)
     if engine is not None and not isinstance(engine, Engine):

@@ -8,16 +8,14 @@ the roles of the columns only; the whole recipe is an artifact of the run.
 
 import json
 import logging
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from serving.contract.columns import Column, Row, Signature, Table, to_table
+from serving.contract.columns import Column, Signature, Table
 from serving.contract.metadata import RECIPE, REQUEST_EXAMPLE
 from serving.engines.base import Engine, Predictions, single_output
 from serving.errors import ContractError
@@ -54,9 +52,6 @@ class ModernMLPipelineEngine(Engine):
         self._labels = np.asarray(getattr(self._estimator, "classes_", ()))
         gives = self._classify and hasattr(self._estimator, "predict_proba")
         self.classes: tuple[Any, ...] = tuple(self._labels.tolist()) if gives else ()
-
-    def reader(self, columns: Sequence[Column]) -> Callable[[Sequence[Row]], Table]:
-        return partial(to_table, columns=columns)
 
     def predict(self, table: Table) -> Predictions:
         import pandas as pd

@@ -2,13 +2,11 @@
 
 import os
 import pickle
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from serving.contract.columns import Column, Row, Table, to_table
+from serving.contract.columns import Table
 from serving.engines.base import Engine, Predictions, single_output
 from serving.store.mlmodel import StoredModel
 
@@ -33,9 +31,6 @@ class SklearnEngine(Engine):
             labels = self._estimator.classes_
             # One array of labels for each output of a model of several: no one probability then.
             self.classes = tuple(labels.tolist()) if isinstance(labels, np.ndarray) else ()
-
-    def reader(self, columns: Sequence[Column]) -> Callable[[Sequence[Row]], Table]:
-        return partial(to_table, columns=columns)
 
     def predict(self, table: Table) -> Predictions:
         import pandas as pd

@@ -32,9 +32,8 @@ def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
         raise DataError(f"{output_path}: is the file that is read; name another one to write")
     schemas = model.schemas
     columns = schemas.columns
-    frame = read_table(
-        data_path, as_text=[column.name for column in columns if column.type != "any"]
-    )
+    typed = [column.name for column in columns if column.type != "any"]
+    frame = read_table(data_path, as_text=[*typed, *schemas.request_fields.values()])
     table = to_table(frame, columns, data_path, from_text=is_csv(data_path))
     try:
         answers = pd.DataFrame(_answers(model, frame, table))

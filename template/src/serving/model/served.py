@@ -219,8 +219,9 @@ class ServedModel:
 
     @cached_property
     def _example(self) -> list[BaseModel]:
-        """The example as one validated sample; none where it does not name every column."""
-        required = {column.name for column in self.schemas.columns if column.required}
+        """The example as one validated sample; none where it lacks a required field."""
+        fields = self.request_schema.model_fields.items()
+        required = {field.alias or name for name, field in fields if field.is_required()}
         if not self.schemas.example or not required <= self.schemas.example.keys():
             return []
         body = json.dumps(self.schemas.example)
@@ -249,7 +250,7 @@ class ServedModel:
     def warm_up(self) -> None:
         """Predict the example, so that the first caller does not pay for first-time work.
 
-        Without an example that names every required column, nothing is asked.
+        Without an example that has every required field, nothing is asked.
 
         Raises `ContractError` when the model fails on it, and `ExtensionError` when hooks do.
         """
