@@ -290,6 +290,103 @@ def test_hooks_see_rows_and_headers_and_declare_their_fields(
         assert {"caller", "seen"} <= schemas["PredictionResponse"]["properties"].keys()
 
 
+def test_what_a_lifespan_opens_is_there_for_async_hooks_on_one_loop(
+    custom: Path, model_directory: Path, tmp_path: Path
+) -> None:
+    write(
+        custom,
+        "api.py",
+        """
+        import asyncio
+        from contextlib import asynccontextmanager
+        from fastapi import APIRouter
+
+        opened = {}
+
+        @asynccontextmanager
+        async def lifespan(app):
+            await asyncio.sleep(0.5)
+            opened["loop"] = asyncio.get_running_loop()
+            yield
+
+        def extend(app):
+            app.include_router(APIRouter(lifespan=lifespan))
+        """,
+    )
+    write(
+        custom,
+        "prediction.py",
+        """
+        import asyncio
+        from custom.api import opened
+
+        async def before_predict(rows, context):
+            assert asyncio.get_running_loop() is opened["loop"]
+            return rows
+        """,
+    )
+    with client_of(app_with(model_directory, tmp_path)) as client:
+        wait_until_loaded(client)
+        assert client.post("/predict", json=SAMPLE).status_code == 200
+
+
+@pytest.mark.parametrize("error", ["next(iter(()))", "raise TimeoutError"])
+def test_what_a_hook_raises_is_a_failure_of_the_server(
+    custom: Path, model_directory: Path, tmp_path: Path, error: str
+) -> None:
+    code = f"""
+        def before_predict(rows, context):
+            if "x-fail" in context.headers:
+                {error}
+            return rows
+    """
+    write(custom, "prediction.py", code)
+    with client_of(app_with(model_directory, tmp_path)) as client:
+        wait_until_loaded(client)
+        assert client.post("/predict", json=SAMPLE, headers={"x-fail": "1"}).status_code == 500
+        assert client.post("/predict", json=SAMPLE).status_code == 200
+
+
+def test_a_dependency_may_read_the_body(
+    custom: Path, model_directory: Path, tmp_path: Path
+) -> None:
+    write(
+        custom,
+        "api.py",
+        """
+        from fastapi import Depends, Request
+
+        async def read(request: Request):
+            await request.body()
+
+        def extend(app):
+            app.router.dependencies.append(Depends(read))
+        """,
+    )
+    with client_of(app_with(model_directory, tmp_path)) as client:
+        wait_until_loaded(client)
+        assert client.post("/predict", json=SAMPLE).status_code == 200
+        assert client.post("/predict", content=b" " * 10_000_001).status_code == 413
+
+
+def test_a_caller_cannot_make_up_metrics_below_a_mount(
+    custom: Path, model_directory: Path, tmp_path: Path
+) -> None:
+    write(
+        custom,
+        "api.py",
+        """
+        from starlette.staticfiles import StaticFiles
+
+        def extend(app):
+            app.mount("/static", StaticFiles(directory="."))
+        """,
+    )
+    with client_of(app_with(model_directory, tmp_path)) as client:
+        assert client.get("/static/made-up").status_code == 404
+        assert "made-up" not in client.get("/metrics").text
+
+
 WRONG_HOOKS = [
     pytest.param("return rows[1:]", r"prediction\.py:\d+: before_predict returned 0 rows for 1"),
     pytest.param("return rows[0]", r"before_predict must return a list of dictionaries"),

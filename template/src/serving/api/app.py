@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -26,19 +27,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or load_settings()
     configure_logging(settings.logging)
-    own_loader()  # what is wrong with it stops the start, and not only the loading of the model
+    if settings.serving.engine != "onnx":  # which asks no other engine
+        own_loader()  # what is wrong with it stops the start, not only the loading of the model
     service = Service(settings)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with service.running():
-            yield
 
     # FastAPI looks for providers of OpenTelemetry at every request, which costs a tenth of it.
     observed = any(name.startswith("OTEL_") for name in os.environ)
     app = FastAPI(
         title="Model API",
-        lifespan=lifespan,
         redoc_url=None,
         redirect_slashes=False,
         telemetry={"tracing": observed, "metrics": observed, "logs": observed},
@@ -51,6 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(routes.model(service))
     app.include_router(routes.probes(service))
     _order(app, users)
+    _add_lifespan(app, service)
     _add_middleware(app, service)
     openapi.install(app, service)
     return app
@@ -104,6 +101,18 @@ def _order(app: FastAPI, users: Sequence[BaseRoute]) -> None:
         return 2 if route in users else 1
 
     app.router.routes.sort(key=rank)
+
+
+def _add_lifespan(app: FastAPI, service: Service) -> None:
+    """Load the model within the user's lifespans: what they open is there for the warm-up."""
+    users = app.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+        async with users(app) as state, service.running():
+            yield state
+
+    app.router.lifespan_context = lifespan
 
 
 def _add_middleware(app: FastAPI, service: Service) -> None:

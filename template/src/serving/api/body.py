@@ -26,6 +26,12 @@ async def read_body(request: Request, max_bytes: int, reserve: Callable[[int], N
     body = bytearray()
     length = 0
     more = True
+    # What a dependency has read already does not come again.
+    if (read := getattr(request, "_body", None)) is not None:
+        more, length = False, len(read)
+        if length <= max_bytes:
+            reserve(length)
+            body += read
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":

@@ -117,6 +117,10 @@ async def _answer_failure(request: Request, exc: Exception) -> Response:
     return response
 
 
+_PLAIN_ROUTES = ("/docs", "/docs/oauth2-redirect", "/openapi.json")
+_POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
+
+
 def _identity(scope: Scope) -> bytes:
     """The caller's id of the request, or a new one."""
     for name, value in scope["headers"]:
@@ -131,9 +135,9 @@ def _new_identity() -> bytes:
 
 def _record(scope: Scope, status: int, seconds: float) -> None:
     # The route, not the path: a caller must not be able to make up metrics or log lines.
-    # FastAPI's own pages are plain routes, whose path is fixed.
-    own_page = scope["path"] if "endpoint" in scope else "unknown"
-    route = getattr(scope.get("route"), "path", own_page)
+    # FastAPI's own pages are plain routes, which have no name in the scope.
+    plain = scope["path"] if scope["path"] in _PLAIN_ROUTES else "unknown"
+    route = getattr(scope.get("route"), "path", plain)
     method = scope["method"] if scope["method"] in _METHODS else "other"
     requests, duration = _series(method, route, status)
     requests.inc()
@@ -171,7 +175,7 @@ class ApiKeyMiddleware:
         self.key = key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PROBES:
+        if scope["type"] in ("http", "websocket") and scope["path"] not in PROBES:
             given = Headers(scope=scope).get(self.header, "").encode("latin-1")
             if not hmac.compare_digest(given, self.key):
                 refused = ProblemError(
@@ -179,6 +183,9 @@ class ApiKeyMiddleware:
                     f"the header {self.header} must hold the API key",
                     headers={"WWW-Authenticate": f'ApiKey header="{self.header}"'},
                 )
-                await refused.response()(scope, receive, send)
+                if scope["type"] == "websocket":
+                    await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+                else:
+                    await refused.response()(scope, receive, send)
                 return
         await self.app(scope, receive, send)

@@ -138,12 +138,14 @@ async def _predict(service: Service, request: Request, form: _Form) -> Response:
     body = None
     with service.limits.reserve_body() as reserve:
         try:
-            async with asyncio.timeout(limits.request_timeout_seconds):
+            async with asyncio.timeout(limits.request_timeout_seconds) as timer:
                 body = await read_body(request, limits.max_body_bytes, reserve)
                 # Only now: callers who are slow to send keep nobody else from being answered.
                 with service.limits.prediction_slot():
                     return await _answer(service, request, body, parse, form)
         except TimeoutError:
+            if not timer.expired():  # one of the user's code
+                raise
             within = f"within {limits.request_timeout_seconds:g} s"
             if body is None:
                 raise ProblemError(

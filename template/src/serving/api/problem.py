@@ -138,14 +138,22 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Refused)
     async def refused(_: Request, exc: Refused) -> Response:
-        return ProblemError(HTTPStatus(exc.status), str(exc)).response()
+        return ProblemError(_status(exc.status), str(exc)).response()
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, exc: HTTPException) -> Response:
-        status = HTTPStatus(exc.status_code)
+        status = _status(exc.status_code)
         # Where the detail only repeats the status, Python has a sentence for it.
         detail = exc.detail if exc.detail != status.phrase else status.description
         return ProblemError(status, str(detail or phrase(status)), None, exc.headers).response()
+
+
+def _status(code: int) -> HTTPStatus:
+    """The status, or the general one of its class (RFC 9110, section 15) where it has no name."""
+    try:
+        return HTTPStatus(code)
+    except ValueError:
+        return HTTPStatus.BAD_REQUEST if 400 <= code < 500 else HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Predict every row of a CSV or Parquet file."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ from pydantic import ValidationError
 from serving.config.yaml_file import first_problem
 from serving.contract.columns import Table
 from serving.data.tables import check_format, is_csv, read_table, to_table, write_table
-from serving.errors import DataError, Refused, ServingError
-from serving.model.hooks import PredictionHooks, Record
+from serving.errors import DataError, Refused, RowError, ServingError
+from serving.model.hooks import Record
 from serving.model.served import ServedModel
 
 
@@ -37,6 +36,9 @@ def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
     table = to_table(frame, columns, data_path, from_text=is_csv(data_path))
     try:
         answers = pd.DataFrame(_answers(model, frame, table))
+    except RowError as exc:
+        reason = exc.__cause__ or "the model cannot predict from its values"
+        raise DataError(f"{data_path}: row {exc.index + 1}: {reason}") from exc
     except (ServingError, Refused) as exc:
         raise DataError(f"{data_path}: {exc}") from exc
     except Exception as exc:
@@ -63,21 +65,11 @@ def _answers(model: ServedModel, frame: pd.DataFrame, table: Table) -> list[Reco
     if model.hooks is None:
         inputs = {column.name: table[column.name] for column in model.schemas.inputs}
         return list(model.bare_answers(model.predict(inputs)))
-    return asyncio.run(_answers_with_hooks(model, model.hooks, frame, table))
-
-
-async def _answers_with_hooks(
-    model: ServedModel, hooks: PredictionHooks, frame: pd.DataFrame, table: Table
-) -> list[Record]:
-    """Predict rows with the user's code before and after the model, as the API does."""
-    context = hooks.context()
     columns = {name: _python_values(values) for name, values in table.items()}
     records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     for record, further in zip(records, _request_fields(model, frame), strict=True):
         record |= further
-    records = await hooks.before(records, context)
-    rows = model.rows_of(records)
-    answers = await hooks.after(model.answers(rows, model.predict_rows(rows)), records, context)
+    answers = model.answer_records(records, model.hooks)
     for answer in answers:
         answer.pop("entities", None)  # the row has them
     return answers

@@ -1,10 +1,11 @@
 """The user's code before and after the model: `custom/prediction.py`."""
 
 import asyncio
+import functools
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -13,6 +14,8 @@ from serving.config.settings import Settings
 from serving.errors import ExtensionError
 
 MODULE = "prediction"
+
+Result = TypeVar("Result")
 
 Record = dict[str, Any]
 """The values of a row, or of an answer, by name."""
@@ -30,7 +33,7 @@ class PredictionContext:
     when the model is warmed up."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class PredictionHooks:
     """What the user's module defines; the rest does nothing."""
 
@@ -41,6 +44,8 @@ class PredictionHooks:
     """Fields that each answer has besides the framework's own."""
     _before: Callable[..., Any] | None
     _after: Callable[..., Any] | None
+    loop: asyncio.AbstractEventLoop | None = None
+    """Where all calls of `async def` hooks run: a client that they keep belongs to one loop."""
 
     @classmethod
     def load(cls, settings: Settings) -> "PredictionHooks | None":
@@ -60,7 +65,7 @@ class PredictionHooks:
             if one is not None and not (isinstance(one, type) and issubclass(one, BaseModel)):
                 raise ExtensionError(f"{where}: {name} must be a subclass of pydantic.BaseModel")
         for name, one in zip(_NAMES[:2], (before, after), strict=True):
-            if one is not None and not callable(one):
+            if one is not None and not inspect.isfunction(one):
                 raise ExtensionError(f"{where}: {name} must be a function")
         request_fields, response_fields = fields
         return cls(settings, request_fields, response_fields, before, after)
@@ -91,6 +96,14 @@ class PredictionHooks:
         changed = await _call(self._after, answers, rows, context)
         return _checked(self._after, changed, len(rows))
 
+    def run(self, hook: Coroutine[Any, Any, Result]) -> Result:
+        """Wait for `before` or `after`; not from within an event loop."""
+        if self.loop is None:
+            self.loop = asyncio.new_event_loop()
+        if self.loop.is_running():  # the server's
+            return asyncio.run_coroutine_threadsafe(hook, self.loop).result()
+        return self.loop.run_until_complete(hook)
+
     def check(self, exc: Exception) -> None:
         """Raise `ExtensionError` where an exception comes from the user's code."""
         if extensions.place(exc):
@@ -101,9 +114,15 @@ class PredictionHooks:
 async def _call(hook: Callable[..., Any], *arguments: Any) -> Any:
     """As FastAPI does it: `async def` on the event loop, `def` in a thread."""
     if inspect.iscoroutinefunction(hook):
-        awaitable: Awaitable[Any] = hook(*arguments)
-        return await awaitable
-    return await asyncio.to_thread(hook, *arguments)
+        return await hook(*arguments)
+    return await asyncio.to_thread(_call_plain, functools.partial(hook, *arguments))
+
+
+def _call_plain(hook: Callable[[], Any]) -> Any:
+    try:
+        return hook()
+    except StopIteration as exc:  # no future takes it: its caller would wait for ever
+        raise RuntimeError("StopIteration") from exc
 
 
 def _checked(hook: Callable[..., Any], rows: Any, count: int) -> list[Record]:

@@ -1,6 +1,5 @@
 """A loaded model with the schemas of its API: it answers typed samples."""
 
-import asyncio
 import base64
 import contextlib
 import json
@@ -118,17 +117,16 @@ class ServedModel:
             rows = self.rows(samples)
             answers = self.answers(rows, self.predict_or_blame(rows))
         else:
-            answers = asyncio.run(self._answer_with_hooks(self.hooks, samples))
+            answers = self.answer_records(self.records(samples), self.hooks)
         return [self.response_schema.model_validate(answer) for answer in answers]
 
-    async def _answer_with_hooks(
-        self, hooks: PredictionHooks, samples: Sequence[BaseModel]
-    ) -> list[Record]:
+    def answer_records(self, records: list[Record], hooks: PredictionHooks) -> list[Record]:
+        """Predict rows that come from no request; raises as `answer` does."""
         context = hooks.context()
-        records = await hooks.before(self.records(samples), context)
+        records = hooks.run(hooks.before(records, context))
         rows = self.rows_of(records)
         answers = self.answers(rows, self.predict_or_blame(rows))
-        return await hooks.after(answers, records, context)
+        return hooks.run(hooks.after(answers, records, context))
 
     def answers(self, rows: Sequence[Row], predictions: Predictions) -> list[Record]:
         """Give predictions of rows the form of answers, with the rows' entities."""

@@ -39,12 +39,14 @@ def drain_on_sigterm(
     nobody_listens = is_alone
 
     async def stop_later(number: int) -> None:
-        begin()
-        await asyncio.sleep(seconds())
-        if nobody_listens:
-            await stop_listening()
-        if callable(stop):
-            stop(number, None)
+        try:
+            begin()
+            await asyncio.sleep(seconds())
+            if nobody_listens:
+                await stop_listening()
+        finally:  # whatever fails on the way, the server stops
+            if callable(stop):
+                stop(number, None)
 
     def drain(number: int, frame: FrameType | None) -> None:
         # Not here, in the middle of anything: locks of metrics and logs may be held.

@@ -60,6 +60,8 @@ class Service:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Load the model in the background, so that /health and /ready answer meanwhile."""
+        if self.hooks:
+            self.hooks.loop = asyncio.get_running_loop()
         loading = asyncio.create_task(self.load())
         is_alone = self.settings.serving.workers == 1
         with drain_on_sigterm(self._begin_draining, self._drain_seconds, is_alone=is_alone):
