@@ -50,6 +50,13 @@ def test_a_further_field_is_read_as_its_type_says(
         station: str
         scale: float = 1
 
+    class Further(BaseModel):
+        note: str = "none"
+        seen: int
+
+    def after(answers: list[Record], rows: list[Record], _: PredictionContext) -> list[Record]:
+        return [answer | {"seen": 7, "unknown": 1} for answer in answers]
+
     seen: list[tuple[object, object]] = []
 
     def before(rows: list[Record], _: PredictionContext) -> list[Record]:
@@ -57,12 +64,15 @@ def test_a_further_field_is_read_as_its_type_says(
         return rows
 
     settings = settings_for(model_directory, tmp_path)
-    hooks = PredictionHooks(settings, Fields, None, before, None)
+    hooks = PredictionHooks(settings, Fields, Further, before, after)
     rows = irises[:2].assign(station=["007", "x"], scale=["2", ""])
     hooked = load_model(settings, hooks=hooks)
     seen.clear()  # of the warm-up
     predict_file(hooked, write(rows, tmp_path / "in.csv"), tmp_path / "out.csv")
     assert seen == [("007", 2.0), ("x", 1.0)]
+    answer = pd.read_csv(tmp_path / "out.csv")
+    assert answer[["note", "seen"]].to_numpy().tolist() == [["none", 7], ["none", 7]]
+    assert "unknown" not in answer
 
 
 def test_the_answers_are_those_of_the_api(

@@ -69,7 +69,9 @@ def _answers(model: ServedModel, frame: pd.DataFrame, table: Table) -> list[Reco
     records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     for record, further in zip(records, _request_fields(model, frame), strict=True):
         record |= further
-    answers = model.answer_records(records, model.hooks)
+    found = model.answer_records(records, model.hooks)
+    schema = model.response_schema  # as the API checks and completes them
+    answers = [schema.model_validate(answer).model_dump(by_alias=True) for answer in found]
     for answer in answers:
         answer.pop("entities", None)  # the row has them
     return answers
