@@ -73,6 +73,7 @@ def test_a_further_field_is_read_as_its_type_says(
     answer = pd.read_csv(tmp_path / "out.csv")
     assert answer[["note", "seen"]].to_numpy().tolist() == [["none", 7], ["none", 7]]
     assert "unknown" not in answer
+    assert list(answer)[-2:] == ["note", "seen"]
 
 
 def test_the_answers_are_those_of_the_api(

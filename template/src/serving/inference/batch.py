@@ -50,6 +50,8 @@ def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
     if "probabilities" in answers:
         probabilities = pd.DataFrame(answers.pop("probabilities").tolist())
         answers = answers.join(probabilities.add_prefix("probability_"))
+    own = set(schemas.response_fields.values())
+    answers = answers[sorted(answers, key=own.__contains__)]  # those of the hooks come last
     for name in answers:
         if name in frame.columns:
             raise DataError(
