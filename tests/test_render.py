@@ -155,6 +155,32 @@ def test_dependencies_of_the_api_have_no_training_libraries(render: Render) -> N
         assert library not in api
 
 
+def test_compose_publishes_the_tracking_server_only_where_that_is_asked_for(render: Render) -> None:
+    """Whoever reaches it can store a pickle that the API loads: BIND_ADDRESS is the API's alone."""
+    project = render()
+    compose = yaml.safe_load((project / "compose.yaml").read_text(encoding="utf-8"))
+    ports = {
+        name: [port.partition("}:")[0] + "}" for port in service["ports"]]
+        for name, service in compose["services"].items()
+        if "ports" in service
+    }
+    assert ports == {
+        "mlflow": ["${MLFLOW_BIND_ADDRESS:-127.0.0.1}"],
+        "api": ["${BIND_ADDRESS:-127.0.0.1}"],
+    }
+    example = (project / ".env.example").read_text(encoding="utf-8")
+    assert "\nMLFLOW_BIND_ADDRESS=127.0.0.1\n" in example
+
+
+def test_docker_takes_the_description_literally(render: Render) -> None:
+    description = 'Costs $5, not $HOME or ${HOME}: "x" \\ y\\'
+    dockerfile = (render(description=description) / "Dockerfile").read_text(encoding="utf-8")
+    [label] = re.findall(r'image\.description="((?:[^"\\]|\\.)*)" \\\n', dockerfile)
+    # https://docs.docker.com/reference/dockerfile/#environment-replacement
+    assert not re.search(r"(?<!\\)(\\\\)*\$", label), "a variable would be replaced"
+    assert re.sub(r"\\(.)", r"\1", label) == description
+
+
 def test_author_is_optional(render: Render) -> None:
     def project_table(**answers: str) -> dict[str, object]:
         text = (render(**answers) / "pyproject.toml").read_text(encoding="utf-8")
