@@ -10,11 +10,12 @@ from helpers import ROOT
 PACKAGE = ROOT / "template" / "src" / "serving"
 
 # Each room, and the rooms that it may import besides itself.
-BASIC = {"errors", "extensions", "config"}
+BASIC = {"errors", "redaction", "extensions", "config"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "extensions": {"errors"},
-    "config": {"errors", "extensions"},
+    "redaction": set(),
+    "extensions": {"errors", "redaction"},
+    "config": {"errors", "redaction", "extensions"},
     "telemetry": BASIC,
     "contract": BASIC,
     "store": BASIC | {"contract"},
@@ -29,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "healthcheck": set(),
 }
 MAY_IMPORT["commands"] = set(MAY_IMPORT)
-MAY_IMPORT["cli"] = {"errors", "extensions", "commands"}
+MAY_IMPORT["cli"] = {"errors", "redaction", "extensions", "commands"}
 MAY_IMPORT["__main__"] = {"cli"}
 
 

@@ -1,5 +1,7 @@
 """Models from elsewhere: whatever MLflow loads as a Python function."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import mlflow.sklearn
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from conftest import RECIPE, settings_for
 from mlflow.models import ModelSignature, infer_signature
 from mlflow.pyfunc.model import PythonModel
@@ -15,6 +18,7 @@ from mlflow.types import ColSpec, Schema
 from serving.errors import ContractError, ModelLoadError
 from serving.model.loading import load_model
 from serving.model.served import ServedModel
+from serving.store import mlmodel
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 
@@ -118,3 +122,74 @@ def test_a_model_without_columns_is_refused(tmp_path: Path) -> None:
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="cannot load the model"):
         load(tmp_path)
+
+
+@pytest.fixture
+def copied(model_directory: Path, tmp_path: Path) -> Path:
+    """A copy of the model, to be changed."""
+    return Path(shutil.copytree(model_directory, tmp_path / "model"))
+
+
+def change(path: Path, **keys: Any) -> None:
+    """Set keys of `MLmodel`; `a__b` is the key `a.b`."""
+    content = yaml.safe_load((path / "MLmodel").read_text())
+    for key, value in keys.items():
+        *parents, last = key.split("__")
+        section = content
+        for parent in parents:
+            section = section[parent]
+        section[last] = value
+    (path / "MLmodel").write_text(yaml.safe_dump(content))
+
+
+@pytest.mark.parametrize("target", ["../elsewhere.pkl", "{parent}/elsewhere.pkl", "link.pkl"])
+@pytest.mark.parametrize("key", ["sklearn__pickled_model", "python_function__model_path"])
+def test_a_pickle_outside_of_the_model_is_refused(copied: Path, key: str, target: str) -> None:
+    elsewhere = copied.parent / "elsewhere.pkl"
+    (copied / "model.pkl").rename(elsewhere)
+    (copied / "link.pkl").symlink_to(elsewhere)
+    target = target.format(parent=copied.parent)
+    change(copied, **{f"flavors__{key}": target})
+    with pytest.raises(ModelLoadError) as error:
+        load(copied)
+    where = key.replace("__", ".")
+    assert f"MLmodel: flavors.{where}: '{target}' leads out of the model's directory" in str(
+        error.value
+    )
+
+
+def test_a_link_within_the_model_is_followed(copied: Path) -> None:
+    (copied / "model.pkl").rename(copied / "real.pkl")
+    (copied / "model.pkl").symlink_to("real.pkl")
+    assert load(copied).engine.name == "sklearn"
+
+
+def test_an_artifact_outside_of_the_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "number").write_text("40")
+    artifacts = {"number": str(tmp_path / "number")}
+    path = save(tmp_path / "model", ReadsItsFileWhenAsked(), artifacts=artifacts)
+    change(path, flavors__python_function__artifacts__number__path="../number")
+    with pytest.raises(ModelLoadError, match=r"artifacts.number.path: '../number' leads out"):
+        load(path)
+
+
+@pytest.mark.parametrize("target", ["../example.json", "link.json"])
+def test_an_example_outside_of_the_model_is_ignored(
+    copied: Path, target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    example = {"columns": ["x"], "data": [["from elsewhere"]]}
+    elsewhere = copied.parent / "example.json"
+    elsewhere.write_text(json.dumps(example))
+    (copied / "link.json").symlink_to(elsewhere)
+    info = {"artifact_path": target, "type": "dataframe", "pandas_orient": "split"}
+    change(copied, saved_input_example_info=info)
+    assert mlmodel.read(copied).example is None
+    assert f"'{target}' leads out of the model's directory" in caplog.text
+
+
+def test_a_compiled_form_outside_of_the_model_is_refused(copied: Path) -> None:
+    (copied.parent / "compiled").mkdir()
+    (copied.parent / "compiled" / "compiled.json").write_text("{}")
+    (copied / "compiled").symlink_to(copied.parent / "compiled")
+    with pytest.raises(ModelLoadError, match=r"'compiled/compiled.json' leads out"):
+        load(copied)

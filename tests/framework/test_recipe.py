@@ -1,12 +1,13 @@
 """Recipes: what is read, and how a mistake is named."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import RECIPE
-from serving.contract.recipe import DataInterface, load_recipe
+from serving.contract.recipe import DataInterface, Loader, Recipe, load_recipe
 from serving.errors import RecipeError
 
 
@@ -121,6 +122,86 @@ def test_the_environment_is_filled_in(tmp_path: Path, monkeypatch: pytest.Monkey
     recipe = load_recipe(path)
     assert recipe.evaluation.random_state == 7
     assert recipe.model.hyperparameters.values == {"C": 0.5, "penalty": "l2"}
+
+
+def test_what_is_logged_has_variables_as_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "hunter2")
+    monkeypatch.setenv("SEED", "7")
+    monkeypatch.setenv("TAGS", "[hunter2, b]")
+    text = "db://user:${DB_PASSWORD}@${DB_HOST:localhost}"
+    step = {"type": "transformer", "class_path": "a.B", "columns": ["x"]}
+    changes: dict[str, Any] = {
+        "data__loader": {"source_uri": text},
+        "preprocessor": {"steps": [step | {"values": {"login": "${DB_PASSWORD}"}}]},
+        "model__hyperparameters": {"values": {"C": "${C:0.5}", "logins": [text]}},
+        "evaluation": {"random_state": "${SEED}"},
+        "metadata": {"note": text, "tags": "${TAGS}", "deep": {1: [{"key": "${DB_PASSWORD}"}]}},
+        "monitoring": {"token": "${DB_PASSWORD}"},
+    }
+    path = write(tmp_path, **changes)
+    recipe = load_recipe(path)
+    assert recipe.data.loader.source_uri == "db://user:hunter2@localhost"
+    assert recipe.model.hyperparameters.values["C"] == 0.5
+
+    expected = yaml.safe_load(path.read_text())
+    expected["evaluation"]["random_state"] = 7
+    expected["metadata"]["deep"] = {"1": [{"key": "${DB_PASSWORD}"}]}
+    assert recipe.as_written() == expected
+    assert "hunter2" not in json.dumps(recipe.as_written())
+    monkeypatch.delenv("DB_PASSWORD")
+    stored = Recipe.model_validate(recipe.as_written())  # as a server reads it
+    assert stored.data.loader.source_uri == text
+
+
+def test_a_value_that_was_replaced_since_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FILE", "a.csv")
+    recipe = load_recipe(write(tmp_path, data__loader={"source_uri": "${FILE}"}))
+    data = recipe.data.model_copy(update={"loader": Loader(source_uri="b.csv")})
+    changed = recipe.model_copy(update={"data": data})
+    assert changed.as_written()["data"]["loader"] == {"source_uri": "b.csv"}
+    assert recipe.as_written()["data"]["loader"] == {"source_uri": "${FILE}"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"name": "the ${DB_PASSWORD}"}, "name"),
+        ({f"{INTERFACE}__target_column": "${DB_PASSWORD}"}, "data.data_interface.target_column"),
+        (
+            {f"{INTERFACE}__entity_columns": ["${DB_PASSWORD}"]},
+            "data.data_interface.entity_columns.0",
+        ),
+        ({"model__hyperparameters": {"values": "${PARAMETERS}"}}, "model.hyperparameters.values"),
+        ({"metadata": "${PARAMETERS}"}, "metadata"),
+        ({"data": "${PARAMETERS}"}, "data"),
+    ],
+)
+def test_text_of_the_environment_is_refused_in_what_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], key: str
+) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "hunter2")
+    monkeypatch.setenv("PARAMETERS", "{password: hunter2}")
+    path = write(tmp_path, **changes)
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path)
+    assert str(error.value).startswith(f"{path}: {key}: '")
+    assert "must stand for a number or boolean here" in str(error.value)
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_wrong_value_of_the_environment_is_named_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE", "20260101")
+    path = write(tmp_path, data__loader={"source_uri": "${SOURCE}"})
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path)
+    rule = "input should be a valid string (is '${SOURCE}')"
+    assert str(error.value) == f"{path}: data.loader.source_uri: {rule}"
 
 
 def test_the_target_is_never_a_feature() -> None:

@@ -12,6 +12,7 @@ import typer
 
 from serving import commands, extensions
 from serving.errors import ExtensionError, ServingError
+from serving.redaction import redact
 
 app = typer.Typer(
     name="mmp",
@@ -66,5 +67,5 @@ def main() -> None:
         _add_own_commands()
         app()
     except ServingError as exc:
-        print(f"mmp: {exc}", file=sys.stderr)
+        print(f"mmp: {redact(str(exc))}", file=sys.stderr)
         sys.exit(2)

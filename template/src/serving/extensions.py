@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from serving.errors import ExtensionError
+from serving.redaction import redact
 
 PACKAGE = "custom"
 
@@ -66,7 +67,7 @@ def blame(what: str, function: Callable[..., Any] | None = None) -> Iterator[Non
         raise
     except Exception as exc:
         where = place(exc) or (location(function) if function else None)
-        lines = str(exc).strip().splitlines()
+        lines = redact(str(exc)).strip().splitlines()
         reason = f"{type(exc).__name__}: {lines[0]}" if lines else type(exc).__name__
         prefix = f"{where}: " if where else ""
         raise ExtensionError(f"{prefix}{what}: {reason}") from exc

@@ -9,15 +9,16 @@ import mlflow.sklearn
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from conftest import RECIPE, settings_for
 from mlflow.models import infer_signature, set_signature
 from serving.cli import app
 from serving.compilation.compiler import compile_model
 from serving.config.settings import MLflowSettings, ServingSettings, Settings
-from serving.contract.recipe import Recipe
+from serving.contract.recipe import Recipe, load_recipe
 from serving.engines.base import Predictions
 from serving.engines.onnx import Compiled, OnnxEngine
-from serving.errors import CompilationError, ServingError
+from serving.errors import CompilationError, DataError, ServingError
 from serving.model.loading import load_model
 from serving.model.served import ServedModel
 from serving.store import mlmodel
@@ -621,6 +622,31 @@ def test_training_compiles_where_the_recipe_says_so(
     assert result.compiled.startswith("no, model runs:/")
     serving = ServingSettings(model_run_id=result.run_id)
     assert load_model(store.model_copy(update={"serving": serving})).engine.name == "sklearn"
+
+
+def test_the_proof_names_the_data_as_the_recipe_does(
+    store: Settings, flowers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_DIRECTORY", str(flowers.parent))
+    content = with_compile(recipe("sklearn.linear_model.LogisticRegression")).as_written()
+    content["data"]["loader"] = {"source_uri": "${DATA_DIRECTORY}/flowers.csv"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    result = train(load_recipe(tmp_path / "recipe.yaml"), store)
+    assert result.compiled is not None
+    assert result.compiled.startswith("yes, ")
+    serving = ServingSettings(model_run_id=result.run_id)
+    settings = store.model_copy(update={"serving": serving})
+    proof = load_model(settings).describe()["engine"]["proof"]
+    assert proof["data"] == "${DATA_DIRECTORY}/flowers.csv"
+
+    monkeypatch.setenv("DATA_DIRECTORY", str(tmp_path))
+    (tmp_path / "flowers.csv").write_text("petals\n1\n")
+    with pytest.raises(DataError, match=r"^\${DATA_DIRECTORY}/flowers.csv: has no column"):
+        compile_model(settings)
+    monkeypatch.delenv("DATA_DIRECTORY")
+    with pytest.raises(CompilationError, match=r"'\${DATA_DIRECTORY}/flowers.csv' is no file here"):
+        compile_model(settings)
 
 
 def test_runs_and_registered_models_are_compiled_in_place(

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from conftest import RECIPE
 from serving.config.settings import MLflowSettings, ServingSettings, Settings
-from serving.contract.recipe import Recipe
+from serving.contract.recipe import Recipe, load_recipe
 from serving.data.tables import read_table, to_table
 from serving.errors import DataError, RecipeError, ServingError, TrainingError
 from serving.model.loading import load_model
@@ -373,3 +374,71 @@ def test_an_unreachable_store_is_named(
         )
     assert "mlflow.tracking_uri: http://***@127.0.0.1:9 cannot be used" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+SECRETS = {"DB_PASSWORD": "hunter2-of-the-database", "NUMBER": "98765432"}
+
+
+def with_secrets(directory: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Recipe:
+    """A recipe with variables wherever text may come from the environment, read from a file."""
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DATA_FILE", f"{SECRETS['DB_PASSWORD']}.csv")
+    text = "see ${DB_PASSWORD}"
+    content = recipe([], target_column="tier", feature_columns=["quantity"]).as_written()
+    content["data"]["loader"] = {"source_uri": "${DATA_FILE}"}
+    content["metadata"] = {"note": text, "number": "${NUMBER}", "list": [text]}
+    content["monitoring"] = {"token": "${DB_PASSWORD}"}
+    file = directory / "recipe.yaml"
+    file.write_text(yaml.safe_dump(content | changes), encoding="utf-8")
+    return load_recipe(file)
+
+
+def test_no_value_of_the_environment_is_stored_or_shown(
+    settings: Settings, orders: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+
+    values = {"C": "${NUMBER}", "max_iter": 50}
+    model = {
+        "class_path": "sklearn.linear_model.LogisticRegression",
+        "hyperparameters": {"values": values},
+    }
+    plan = with_secrets(tmp_path, monkeypatch, model=model)
+    orders.to_csv(f"{SECRETS['DB_PASSWORD']}.csv", index=False)
+    result = train(plan, settings)
+
+    run = MlflowClient().get_run(result.run_id)
+    assert run.data.params["C"] == "${NUMBER}"
+    assert run.data.params["data_path"] == "${DATA_FILE}"
+    logged = str(run.to_dictionary()) + str(MlflowClient().get_logged_model(result.model_id))
+    directory = Path(download_artifacts(f"models:/{result.model_id}", dst_path=str(tmp_path)))
+    files = [file for file in directory.rglob("*") if file.is_file()]
+    assert {file.name for file in files} >= {"MLmodel", "model.pkl"}
+    contents = [file.read_bytes() for file in files]
+    for value in SECRETS.values():
+        assert value not in logged
+        assert all(value.encode() not in content for content in contents)
+
+    for name in (*SECRETS, "DATA_FILE"):
+        monkeypatch.delenv(name)
+    shown = served(settings, result.run_id).describe()
+    assert shown["recipe"]["metadata"]["note"] == "see ${DB_PASSWORD}"
+    assert shown["recipe"]["model"]["hyperparameters"]["values"] == values
+
+
+def test_an_error_shows_no_value_of_the_environment(
+    settings: Settings, orders: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = with_secrets(tmp_path, monkeypatch)
+    with pytest.raises(DataError, match=r"^\${DATA_FILE}: no such file"):
+        train(plan, settings)
+    orders.to_csv("orders.csv", index=False)
+    model = {
+        "class_path": "sklearn.linear_model.LogisticRegression",
+        "hyperparameters": {"values": {"solver": "${DB_PASSWORD}"}},
+    }
+    plan = with_secrets(tmp_path, monkeypatch, model=model)
+    with pytest.raises(RecipeError, match=r"Got '\${DB_PASSWORD}' instead"):
+        train(plan, settings, Path("orders.csv"))

@@ -17,11 +17,12 @@ def run(
     from serving.contract.schema import label_name
     from serving.model.hooks import PredictionHooks
     from serving.model.loading import load_model
+    from serving.redaction import redact
 
     model = load_model(settings, hooks=PredictionHooks.load(settings))
     engine = model.engine.describe()
     proof = engine.get("proof")
-    print(f"model: {model.uri}")
+    print(f"model: {redact(model.uri)}")
     print(f"model_id: {model.model_id or '-'}")
     print(f"model_version: {model.version}")
     print(f"task: {model.schemas.task or '-'}")

@@ -25,6 +25,7 @@ def run(
     settings = settings_with(config_path)
 
     from serving.compilation.compiler import compile_model
+    from serving.redaction import redact
 
     compiled = compile_model(settings, data_path)
     proof = compiled.proof
@@ -32,5 +33,5 @@ def run(
     print(f"rows compared: {proof['rows_of_data']} of {proof['data']}")
     print(f"changed rows compared: {proof['rows'] - proof['rows_of_data']}")
     print(f"largest difference: {proof['largest_difference']:.1e}")
-    option = f"--run-id {run_id}" if run_id else f"--model-uri {settings.serving.model}"
+    option = f"--run-id {run_id}" if run_id else f"--model-uri {redact(settings.serving.model)}"
     print(f"\nNext: uv run mmp serve-api {option}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.config.settings import Settings
+from serving.config.yaml_file import fill_in, hidden_values
 from serving.contract.columns import Column, Row
 from serving.data.tables import is_csv, read_table, require_columns, to_table
 from serving.engines.onnx import (
@@ -25,6 +26,7 @@ from serving.engines.onnx import (
 from serving.errors import CompilationError, ServingError
 from serving.model.loading import load_model
 from serving.model.served import ServedModel
+from serving.redaction import first_line, redact
 from serving.store import mlmodel, tracking
 from serving.store.mlmodel import StoredModel
 
@@ -54,15 +56,13 @@ def compile_model(settings: Settings, data_path: Path | None = None) -> Compiled
         target = Path(uri).resolve() if Path(uri).is_dir() else None
         if target is None and stored.model_id is None:
             raise CompilationError(
-                f"model {tracking.redact(uri)}: it was logged before MLflow 3, which could not add "
+                f"model {redact(uri)}: it was logged before MLflow 3, which could not add "
                 "to a model; download it, and compile the directory"
             )
         try:
             compiled = _compile(stored, native, data_path, Path(scratch) / DIRECTORY)
         except CompilationError as exc:
-            raise CompilationError(
-                f"model {tracking.redact(uri)} cannot be compiled: {exc}"
-            ) from exc
+            raise CompilationError(f"model {redact(uri)} cannot be compiled: {exc}") from exc
         _store(Path(scratch) / DIRECTORY, target, stored, settings)
     return compiled
 
@@ -83,7 +83,7 @@ def _load(settings: Settings, uri: str, scratch: Path) -> tuple[Path, ServedMode
     try:
         native = load_model(settings.model_copy(update={"serving": serving}), engine="native")
     except ServingError as exc:
-        raise type(exc)(str(exc).replace(str(directory), tracking.redact(uri))) from exc
+        raise type(exc)(str(exc).replace(str(directory), redact(uri))) from exc
     return directory, native
 
 
@@ -109,7 +109,7 @@ def _compile(
     with _one_sentence("it cannot be converted"):
         conversion = convert(model, columns)
 
-    path, rows = _rows(native, columns, data_path)
+    data, rows = _rows(native, columns, data_path)
     directory.mkdir()
     onnx.save(conversion.model, directory / GRAPH)
     compiled = Compiled(
@@ -129,10 +129,10 @@ def _compile(
     except NotCompiledError as exc:
         message = str(exc)
         if exc.__cause__:
-            message += f" ({tracking.first_line(exc.__cause__)[:LONGEST_REASON]})"
+            message += f" ({first_line(exc.__cause__)[:LONGEST_REASON]})"
         raise CompilationError(message) from exc
     with _one_sentence("it cannot be proved"):
-        proof = prove(native.engine, engine, columns, rows, str(path))
+        proof = prove(native.engine, engine, columns, rows, data)
     compiled = compiled.model_copy(update={"proof": proof.model_dump(mode="json")})
     _write(compiled, directory)
     return compiled
@@ -146,7 +146,7 @@ def _one_sentence(what: str) -> Iterator[None]:
     except ServingError:
         raise
     except Exception as exc:
-        reason = f"{type(exc).__name__}: {tracking.first_line(exc)}"
+        reason = f"{type(exc).__name__}: {first_line(exc)}"
         raise CompilationError(f"{what} ({reason[:LONGEST_REASON]})") from exc
 
 
@@ -157,9 +157,19 @@ def _write(compiled: Compiled, directory: Path) -> None:
 
 def _rows(
     native: ServedModel, columns: list[Column], data_path: Path | None
-) -> tuple[Path, list[Row]]:
-    """The file, and its rows as requests would have them: without those that no request is."""
-    path = data_path or _recipe_data(native)
+) -> tuple[str, list[Row]]:
+    """The file as it is written, and its rows as requests would have them.
+
+    Rows that no request can have are left out.
+    """
+    if data_path is not None:
+        return str(data_path), _rows_of(data_path, columns)
+    source = _recipe_data(native)
+    with hidden_values([source]):
+        return source, _rows_of(Path(fill_in(source)), columns)
+
+
+def _rows_of(path: Path, columns: list[Column]) -> list[Row]:
     frame = read_table(path, as_text=[column.name for column in columns])
     required = [column.name for column in columns if column.required]
     require_columns(frame, required, path, "which the model needs")
@@ -171,15 +181,16 @@ def _rows(
         [None if value != value else value for value in table[column.name].tolist()]
         for column in columns
     ]
-    return path, list(zip(*values, strict=True))
+    return list(zip(*values, strict=True))
 
 
-def _recipe_data(native: ServedModel) -> Path:
+def _recipe_data(native: ServedModel) -> str:
+    """What the model's recipe says, with `${VAR}` as it was written."""
     recipe = native.schemas.recipe
     source = recipe.data.loader.source_uri if recipe else None
-    if source and Path(source).is_file():
-        return Path(source)
-    found = f"'{tracking.redact(source)}' is no file here" if source else "its recipe names none"
+    if source and Path(fill_in(source)).is_file():
+        return source
+    found = f"'{redact(source)}' is no file here" if source else "its recipe names none"
     raise CompilationError(
         f"its answers are compared on data, and {found}; give --data-path FILE (DATA_PATH)"
     )
@@ -201,5 +212,5 @@ def _store(made: Path, target: Path | None, stored: StoredModel, settings: Setti
     except Exception as exc:
         raise CompilationError(
             f"the compiled form could not be stored with the logged model {stored.model_id}: "
-            f"{tracking.first_line(exc)}"
+            f"{first_line(exc, settings.mlflow.tracking_uri)}"
         ) from exc

@@ -22,7 +22,7 @@ from serving.compilation.features import (
 )
 from serving.compilation.graph import OPSET, Graph
 from serving.errors import CompilationError
-from serving.store.tracking import first_line
+from serving.redaction import first_line
 
 _TARGET = {"": OPSET, "ai.onnx.ml": 3}
 _LONGEST_REASON = 160

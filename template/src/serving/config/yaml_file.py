@@ -1,8 +1,10 @@
 """Read a YAML file into a Pydantic model; `${VAR}` and `${VAR:default}` take the environment."""
 
+import contextlib
 import os
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,16 +13,59 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from serving.errors import ServingError
+from serving.redaction import redact
 
 Model = TypeVar("Model", bound=BaseModel)
 
+Location = tuple[Any, ...]
+"""The keys and positions that lead to a value."""
+
 _REFERENCE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<default>[^}]*))?\}")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A text with `${VAR}` in it."""
+
+    text: str
+    """As it is written."""
+    value: Any
+    """With the values of its variables."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A YAML file."""
+
+    path: Path
+    content: Mapping[Any, Any]
+    """With the values of variables."""
+    references: Mapping[Location, Reference]
+
+    def validate(self, model: type[Model], error: type[ServingError]) -> Model:
+        """Return the content as `model`.
+
+        Raises `error` with one sentence that names the file, the key and the rule.
+        """
+        try:
+            return model.model_validate(self.content)
+        except ValidationError as exc:
+            problem = first_problem(exc, model, self.references)
+            raise error(f"{self.path}: {problem}") from None
 
 
 def load(path: Path, model: type[Model], error: type[ServingError]) -> Model:
     """Return the file's content as `model`.
 
     Raises `error` with one sentence that names the file, the key and the rule.
+    """
+    return read(path, error).validate(model, error)
+
+
+def read(path: Path, error: type[ServingError]) -> Document:
+    """Read a file whose content is a mapping, and fill in the environment.
+
+    Raises `error` with one sentence that names the file and the rule.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -47,20 +92,72 @@ def load(path: Path, model: type[Model], error: type[ServingError]) -> Model:
     if not isinstance(content, Mapping):
         raise error(f"{path}: must be a mapping of keys to values, not {_kind(content)}")
 
+    references: dict[Location, Reference] = {}
     try:
-        return model.model_validate(_expand(content))
+        return Document(path, _expand(content, (), references), references)
     except _VariableError as exc:
         raise error(f"{path}: {exc}") from None
     except RecursionError:
         raise error(f"{path}: refers to itself") from None
-    except ValidationError as exc:
-        raise error(f"{path}: {first_problem(exc, model)}") from None
 
 
-def first_problem(exc: ValidationError, model: type[BaseModel]) -> str:
-    """Say in one sentence which keys break which rules: the first three, and how many more."""
+def fill_in(text: str) -> str:
+    """Replace references in a text; it stays as it is where a variable has no value."""
+    try:
+        return str(_value_of(text))
+    except _VariableError:
+        return text
+
+
+@contextlib.contextmanager
+def hidden_values(texts: Iterable[str]) -> Iterator[None]:
+    """Have errors say `${VAR}` where they quote the value of a variable.
+
+    Args:
+        texts: what is written, with the references whose variables are meant.
+
+    Raises errors of a `ServingError` again, with that message.
+    """
+    try:
+        yield
+    except ServingError as exc:
+        raise type(exc)(hide_values(str(exc), texts)) from exc
+
+
+def hide_values(message: str, texts: Iterable[str]) -> str:
+    """The message, with `${VAR}` for the value of each variable that the texts refer to.
+
+    Values of less than four characters stay: they are part of many words.
+    """
+    names = {found["name"] for text in texts for found in _REFERENCE.finditer(text)}
+    values = {
+        line.strip(" \t'\""): name
+        for name in names
+        for line in os.environ.get(name, "").splitlines()
+    }
+    for value in sorted(values, key=len, reverse=True):
+        if len(value) >= _SHORTEST_HIDDEN:
+            message = message.replace(value, f"${{{values[value]}}}")
+    return message
+
+
+_SHORTEST_HIDDEN = 4
+
+
+def first_problem(
+    exc: ValidationError,
+    model: type[BaseModel],
+    references: Mapping[Location, Reference] | None = None,
+) -> str:
+    """Say in one sentence which keys break which rules: the first three, and how many more.
+
+    Args:
+        exc: what Pydantic found.
+        model: what was validated.
+        references: the values that came from the environment, which are not shown.
+    """
     problems = sorted(exc.errors(include_url=False), key=is_other_than_unknown)
-    said = "; ".join(_sentence(problem, model) for problem in problems[:3])
+    said = "; ".join(_sentence(problem, model, references or {}) for problem in problems[:3])
     return said + (f" (and {len(problems) - 3} more)" if len(problems) > 3 else "")
 
 
@@ -69,7 +166,9 @@ def is_other_than_unknown(problem: ErrorDetails) -> bool:
     return problem["type"] != "extra_forbidden"
 
 
-def _sentence(problem: ErrorDetails, model: type[BaseModel]) -> str:
+def _sentence(
+    problem: ErrorDetails, model: type[BaseModel], references: Mapping[Location, Reference]
+) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     match problem["type"]:
         case "extra_forbidden":
@@ -82,9 +181,18 @@ def _sentence(problem: ErrorDetails, model: type[BaseModel]) -> str:
             rule = "must be a mapping of keys to values"
         case _:
             rule = problem["msg"][0].lower() + problem["msg"][1:].partition(", unable to parse")[0]
-            if isinstance(problem["input"], str | int | float | bool | None):
-                rule += f" (is {problem['input']!r})"
+            shown = _as_written(problem, references)
+            if isinstance(shown, str | int | float | bool | None):
+                rule += f" (is {redact(repr(shown))})"
     return f"{key}: {rule}" if key else rule
+
+
+def _as_written(problem: ErrorDetails, references: Mapping[Location, Reference]) -> Any:
+    """The wrong value, or the reference that it came from."""
+    location = problem["loc"]
+    parents = (location[:length] for length in range(1, len(location) + 1))
+    found = next((references[parent] for parent in parents if parent in references), None)
+    return found.text if found else problem["input"]
 
 
 def _known_keys(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
@@ -101,21 +209,27 @@ class _VariableError(Exception):
     """A `${VAR}` has no value, or one that cannot be read."""
 
 
-def _expand(value: Any) -> Any:
-    """Replace references in every string; one that is the whole string takes its value's type."""
+def _expand(value: Any, location: Location, references: dict[Location, Reference]) -> Any:
+    """Replace references in every string, and note them."""
     if isinstance(value, Mapping):
-        return {key: _expand(item) for key, item in value.items()}
+        return {key: _expand(item, (*location, key), references) for key, item in value.items()}
     if isinstance(value, list):
-        return [_expand(item) for item in value]
-    if not isinstance(value, str):
+        return [_expand(item, (*location, i), references) for i, item in enumerate(value)]
+    if not isinstance(value, str) or not _REFERENCE.search(value):
         return value
-    if whole := _REFERENCE.fullmatch(value):
-        text = _lookup(whole)
-        try:
-            return yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):
-            raise _VariableError(f"the value of {value} is not valid YAML") from None
-    return _REFERENCE.sub(_lookup, value)
+    references[location] = Reference(value, _value_of(value))
+    return references[location].value
+
+
+def _value_of(text: str) -> Any:
+    """The text with its references replaced; one that is the whole text takes its value's type."""
+    whole = _REFERENCE.fullmatch(text)
+    if whole is None:
+        return _REFERENCE.sub(_lookup, text)
+    try:
+        return yaml.safe_load(_lookup(whole))
+    except (yaml.YAMLError, ValueError):
+        raise _VariableError(f"the value of {text} is not valid YAML") from None
 
 
 def _lookup(reference: re.Match[str]) -> str:

@@ -1,13 +1,17 @@
 """The recipe: what is trained and served, in the format of Modern ML Pipeline."""
 
+import contextlib
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic_core import to_jsonable_python
 
 from serving.config import yaml_file
+from serving.config.yaml_file import Location, Reference
 from serving.errors import RecipeError
 
 _CLASS_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
@@ -285,6 +289,9 @@ class Recipe(Section):
     metadata: dict[str, Any] | None = None
     monitoring: dict[str, Any] | None = None
 
+    _references: dict[Location, Reference] = PrivateAttr(default_factory=dict)
+    """What came from the environment, by where it stands."""
+
     @model_validator(mode="after")
     def _target_and_time(self) -> Self:
         interface = self.data.data_interface
@@ -300,10 +307,62 @@ class Recipe(Section):
                 )
         return self
 
+    @property
+    def texts_with_variables(self) -> list[str]:
+        """The texts that have `${VAR}`, as the file has them."""
+        return [reference.text for reference in self._references.values()]
+
+    def as_written(self) -> dict[str, Any]:
+        """The recipe as JSON, with `${VAR}` where the file has it: what is logged and shown.
+
+        It is a valid recipe itself. Numbers outside of `_OPEN` stand in it with their value.
+        """
+        content = self.model_dump(exclude_unset=True)
+        for location, reference in self._references.items():
+            if _OPEN.fullmatch(_key(location)):
+                _replace(content, location, reference)
+        written: dict[str, Any] = to_jsonable_python(content)
+        return written
+
+
+_OPEN = re.compile(
+    r"data\.loader\.source_uri"
+    r"|model\.hyperparameters\.(values|fixed|tunable)\..*"
+    r"|preprocessor\.steps\.\d+\.values\..*"
+    r"|(metadata|monitoring)\..*",
+    re.DOTALL,
+)
+"""Keys that take any value from the environment, as serving a model does not depend on them."""
+
 
 def load_recipe(path: Path) -> Recipe:
     """Read and validate a recipe file.
 
     Raises `RecipeError` with one sentence that names the file, the key and the rule.
     """
-    return yaml_file.load(path, Recipe, RecipeError)
+    document = yaml_file.read(path, RecipeError)
+    for location, reference in document.references.items():
+        is_text = not isinstance(reference.value, int | float | None)
+        if is_text and not _OPEN.fullmatch(_key(location)):
+            raise RecipeError(
+                f"{path}: {_key(location)}: '{reference.text}' must stand for a number or boolean "
+                "here; text from the environment is taken only for data.loader.source_uri and "
+                "below model.hyperparameters.values, the values of a step, metadata and monitoring"
+            )
+    recipe = document.validate(Recipe, RecipeError)
+    recipe._references.update(document.references)
+    return recipe
+
+
+def _key(location: Location) -> str:
+    return ".".join(map(str, location))
+
+
+def _replace(content: Any, location: Location, reference: Reference) -> None:
+    """Put the text where the value stands, unless something else stands there now."""
+    *parents, last = location
+    with contextlib.suppress(LookupError, TypeError):
+        for key in parents:
+            content = content[key]
+        if content[last] == reference.value:
+            content[last] = reference.text

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from serving.contract.columns import COLUMN_TYPES, MISSING, Column, Table, is_datetime, to_array
 from serving.errors import DataError
+from serving.redaction import first_line
 
 FORMATS = (".csv", ".parquet")
 
@@ -38,8 +39,8 @@ def read_table(path: Path, as_text: Collection[str] = ()) -> pd.DataFrame:
     except OSError as exc:
         raise DataError(f"{path}: {exc.strerror or exc}") from None
     except ValueError as exc:  # pandas' parser errors and pyarrow's are ValueErrors
-        reason = str(exc).strip().splitlines()[0]
-        raise DataError(f"{path}: not a readable {path.suffix[1:]} file: {reason}") from None
+        kind = path.suffix[1:]
+        raise DataError(f"{path}: not a readable {kind} file: {first_line(exc)}") from None
     if frame.empty:
         raise DataError(f"{path}: has no rows")
     for name in frame.columns:
@@ -102,7 +103,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
     except OSError as exc:
         raise DataError(f"{path}: cannot be written: {exc.strerror or exc}") from None
     except (ValueError, TypeError, OverflowError) as exc:  # a value that Parquet has no type for
-        raise DataError(f"{path}: cannot be written: {exc}") from None
+        raise DataError(f"{path}: cannot be written: {first_line(exc)}") from None
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)

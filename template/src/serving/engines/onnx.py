@@ -69,9 +69,10 @@ class Compiled(BaseModel):
 def read(model: StoredModel) -> Compiled:
     """What is compiled beside a model.
 
-    Raises `NotCompiledError` where there is nothing, or what was made of another model.
+    Raises `NotCompiledError` where there is nothing, or what was made of another model, and
+    `ModelLoadError` for files outside of the model's directory.
     """
-    file = model.path / DIRECTORY / DESCRIPTION
+    file = model.file(f"{DIRECTORY}/{DESCRIPTION}")
     try:
         compiled = Compiled.model_validate_json(file.read_bytes())
     except FileNotFoundError:
@@ -85,7 +86,7 @@ def read(model: StoredModel) -> Compiled:
     inputs = model.signature.inputs if model.signature else ()
     if is_stale or {column.name: column.type for column in inputs} != compiled.types:
         raise NotCompiledError(f"{DIRECTORY}/ was made of another model; run 'mmp compile' again")
-    graph = model.path / DIRECTORY / GRAPH
+    graph = model.file(f"{DIRECTORY}/{GRAPH}")
     if not graph.is_file() or digest(graph) != compiled.graph:
         raise NotCompiledError(f"{DIRECTORY}/{GRAPH} is not what {DESCRIPTION} speaks of")
     return compiled
@@ -100,7 +101,8 @@ def digest(file: Path) -> str:
 class OnnxEngine(Engine):
     """A compiled model in ONNX Runtime, with one thread for each call.
 
-    Raises `NotCompiledError` when the compiled form is not there or cannot be used.
+    Raises `NotCompiledError` when the compiled form is not there or cannot be used, and
+    `ModelLoadError` when it lies outside of the model's directory.
     """
 
     name = "onnx"

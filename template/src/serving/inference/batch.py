@@ -13,6 +13,7 @@ from serving.data.tables import check_format, is_csv, read_table, to_table, writ
 from serving.errors import DataError, Refused, RowError, ServingError
 from serving.model.hooks import Record
 from serving.model.served import ServedModel
+from serving.redaction import first_line
 
 
 def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
@@ -37,12 +38,13 @@ def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
     try:
         answers = pd.DataFrame(_answers(model, frame, table))
     except RowError as exc:
-        reason = exc.__cause__ or "the model cannot predict from its values"
+        cause = exc.__cause__
+        reason = first_line(cause) if cause else "the model cannot predict from its values"
         raise DataError(f"{data_path}: row {exc.index + 1}: {reason}") from exc
     except (ServingError, Refused) as exc:
         raise DataError(f"{data_path}: {exc}") from exc
     except Exception as exc:
-        raise ServingError(f"the model failed on {data_path}: {exc}") from exc
+        raise ServingError(f"the model failed on {data_path}: {first_line(exc)}") from exc
 
     answers = answers.drop(columns=["model_version", "model_id"])
     if answers["confidence"].isna().all():

@@ -10,6 +10,7 @@ from serving.engines.loading import load_engine
 from serving.errors import ContractError, ExtensionError, ModelLoadError
 from serving.model.hooks import PredictionHooks
 from serving.model.served import ServedModel
+from serving.redaction import first_line, redact
 from serving.store import mlmodel, tracking
 from serving.store.environment import libraries_of
 
@@ -33,18 +34,19 @@ def load_model(
     uri = settings.serving.model
     is_address = ":" in uri
     if not is_address and not Path(uri).is_dir():
-        raise ModelLoadError(f"cannot load the model {uri}: there is no such directory")
-    source = f" from {settings.mlflow.tracking_uri}" if is_address else ""
+        raise ModelLoadError(f"cannot load the model {redact(uri)}: there is no such directory")
+    store = settings.mlflow.tracking_uri
+    source = f" from {redact(store)}" if is_address else ""
     try:
         return _load(uri, settings, engine or settings.serving.engine, hooks)
     except ExtensionError:
         raise
     except ContractError as exc:
-        why = f": {tracking.first_line(exc.__cause__)}" if exc.__cause__ else ""
-        raise ContractError(f"model {tracking.redact(uri)}: {exc}{why}") from exc
+        why = f": {first_line(exc.__cause__, uri)}" if exc.__cause__ else ""
+        raise ContractError(f"model {redact(uri)}: {exc}{why}") from exc
     except Exception as exc:
-        message = tracking.redact(f"cannot load the model {uri}{source}: ")
-        raise ModelLoadError(message + tracking.first_line(exc)) from exc
+        reason = first_line(exc, uri, store)
+        raise ModelLoadError(f"cannot load the model {redact(uri)}{source}: {reason}") from exc
 
 
 def _load(

@@ -22,7 +22,7 @@ from serving.engines.base import REFUSALS, Engine, Predictions
 from serving.engines.bisection import bisect
 from serving.errors import ContractError, ExtensionError, Refused, RowError
 from serving.model.hooks import PredictionHooks, Record
-from serving.store import tracking
+from serving.redaction import redact
 from serving.store.environment import Library
 
 INLINE_SECONDS = 0.001
@@ -282,7 +282,7 @@ class ServedModel:
         recipe = self.schemas.recipe
         signature = self.schemas.signature
         return {
-            "uri": tracking.redact(self.uri),
+            "uri": redact(self.uri),
             "model_id": self.model_id,
             "run_id": self.run_id,
             "model_version": self.version,

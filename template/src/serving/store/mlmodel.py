@@ -21,6 +21,12 @@ logger = logging.getLogger(__name__)
 
 FILE = "MLmodel"
 
+_FLAVORS = ("python_function", "sklearn")
+"""Those that are loaded here."""
+
+_PATHS = ("code", "data", "model_path", "pickled_model", "python_model")
+"""What a flavour says about itself that MLflow takes for a path in the model's directory."""
+
 
 @dataclass(frozen=True)
 class StoredModel:
@@ -45,11 +51,24 @@ class StoredModel:
         method = self.flavors.get("python_function", {}).get("predict_fn", "predict")
         return "sklearn" in self.flavors and method == "predict"
 
+    def file(self, name: str) -> Path:
+        """The path of a file in the model's directory.
+
+        Raises `ModelLoadError` for one that lies elsewhere, also by way of a link.
+        """
+        file = self.path / name
+        if not file.resolve().is_relative_to(self.path.resolve()):
+            raise ModelLoadError(f"'{name}' leads out of the model's directory")
+        return file
+
     @property
     def sklearn_file(self) -> Path | None:
-        """The file that a scikit-learn model is in; None for a model of another flavour."""
+        """The file that a scikit-learn model is in; None for a model of another flavour.
+
+        Raises `ModelLoadError` for one outside of the model's directory.
+        """
         name = self.flavors.get("sklearn", {}).get("pickled_model")
-        return self.path / name if name else None
+        return self.file(name) if name else None
 
     @property
     def signature(self) -> Signature | None:
@@ -75,10 +94,11 @@ class StoredModel:
         if saved.get("type") != "dataframe" or saved.get("pandas_orient") != "split":
             return None
         try:
-            text = (self.path / saved["artifact_path"]).read_text(encoding="utf-8")
+            text = self.file(saved["artifact_path"]).read_text(encoding="utf-8")
             content = json.loads(text)
             return dict(zip(content["columns"], content["data"][0], strict=True))
-        except (OSError, ValueError, LookupError, TypeError) as exc:  # a file of somebody else's
+        # It is a file of somebody else's.
+        except (ModelLoadError, OSError, ValueError, LookupError, TypeError) as exc:
             logger.warning("the model's input example cannot be read: %s", exc)
             return None
 
@@ -86,7 +106,7 @@ class StoredModel:
 def read(path: Path) -> StoredModel:
     """Read the model directory `path`.
 
-    Raises `ModelLoadError` when it holds no model.
+    Raises `ModelLoadError` when it holds no model, or one with files outside of it.
     """
     try:
         content = yaml.load((path / FILE).read_text(encoding="utf-8"), _LOADER)
@@ -96,7 +116,7 @@ def read(path: Path) -> StoredModel:
     if not isinstance(content, dict) or not isinstance(content.get("flavors"), dict):
         raise ModelLoadError(f"{FILE}: has no flavors")
     model_id = content.get("model_id")
-    return StoredModel(
+    model = StoredModel(
         path=path,
         flavors=content["flavors"],
         metadata=content.get("metadata") or {},
@@ -105,6 +125,23 @@ def read(path: Path) -> StoredModel:
         version=_registered(path) or model_id or content.get("model_uuid") or path.name,
         _content=content,
     )
+    _check_paths(model)
+    return model
+
+
+def _check_paths(model: StoredModel) -> None:
+    """Raise `ModelLoadError` for a path that leaves the directory; MLflow would follow it."""
+    for flavor in _FLAVORS:
+        about = model.flavors.get(flavor) or {}
+        paths = {key: about.get(key) for key in _PATHS}
+        for name, artifact in (about.get("artifacts") or {}).items():
+            paths[f"artifacts.{name}.path"] = artifact.get("path")
+        for key, path in paths.items():
+            try:
+                if isinstance(path, str):
+                    model.file(path)
+            except ModelLoadError as exc:
+                raise ModelLoadError(f"{FILE}: flavors.{flavor}.{key}: {exc}") from None
 
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

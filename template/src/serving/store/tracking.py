@@ -1,8 +1,6 @@
 """MLflow as this project uses it. Importing this module is quick; `mlflow` is imported in use."""
 
 import os
-import re
-import socket
 from pathlib import Path
 from types import ModuleType
 
@@ -37,22 +35,3 @@ def download(settings: Settings, uri: str, directory: str) -> Path:
     from mlflow.artifacts import download_artifacts
 
     return Path(download_artifacts(artifact_uri=uri, dst_path=directory))
-
-
-def redact(text: str) -> str:
-    """The text with `***` for the user name and password of every URI in it."""
-    return re.sub(r"://[^/\s]*@", "://***@", text)
-
-
-def first_line(exc: BaseException) -> str:
-    """The first line of an error's message, fit to be shown, or its type when it has none.
-
-    A failed connection is told by its cause: the messages around it fill a screen.
-    """
-    cause: BaseException | None = exc
-    while cause is not None:
-        if isinstance(cause, ConnectionError | TimeoutError | socket.gaierror) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    lines = redact(str(exc)).strip().splitlines()
-    return lines[0].removesuffix(".") if lines else type(exc).__name__

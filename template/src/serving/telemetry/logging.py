@@ -5,6 +5,7 @@ import traceback
 from contextvars import ContextVar
 
 from serving.config.settings import LoggingSettings
+from serving.redaction import redact
 
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """Where several workers add their metrics up; prometheus-client reads it when it is imported."""
@@ -32,7 +33,7 @@ def log_failure(logger: logging.Logger, level: int, what: str, exc: BaseExceptio
     """Log an exception with its stack, but its message at level DEBUG only: it may quote data."""
     stack = "".join(traceback.format_tb(exc.__traceback__)).rstrip()
     logger.log(level, "%s: %s\n%s", what, type(exc).__name__, stack)
-    logger.debug("%s: %s", what, exc)
+    logger.debug("%s: %s", what, redact(str(exc)))
 
 
 def _add_request_id(record: logging.LogRecord) -> bool:

@@ -25,6 +25,7 @@ from serving import extensions
 from serving.contract.columns import Column
 from serving.contract.recipe import Model, Recipe, Step, Task
 from serving.errors import RecipeError
+from serving.redaction import first_line
 
 _ENCODERS = ("one_hot_encoder", "ordinal_encoder")
 _IMPUTERS = ("simple_imputer", "constant_fill")
@@ -74,7 +75,7 @@ def build_estimator(model: Model) -> Any:
     try:
         return estimator_class(**model.hyperparameters.values)
     except (TypeError, ValueError) as exc:
-        raise RecipeError(f"model.hyperparameters.values: {exc}") from None
+        raise RecipeError(f"model.hyperparameters.values: {first_line(exc)}") from None
 
 
 def _import_class(class_path: str, key: str) -> Any:
@@ -98,7 +99,8 @@ def _import_class(class_path: str, key: str) -> Any:
     except Exception as exc:
         place = extensions.place(exc)
         where = f"{place}: " if place else ""
-        raise RecipeError(f"{key}: '{class_path}': {where}{type(exc).__name__}: {exc}") from None
+        reason = f"{type(exc).__name__}: {first_line(exc)}"
+        raise RecipeError(f"{key}: '{class_path}': {where}{reason}") from None
 
 
 def check_task(recipe: Recipe, estimator: Any) -> None:
@@ -260,4 +262,5 @@ def _own_transformer(step: Step) -> Any:
     try:
         return transformer_class(**(step.values or {}))
     except (TypeError, ValueError) as exc:
-        raise RecipeError(f"preprocessor.steps: values of '{class_path}': {exc}") from None
+        reason = first_line(exc)
+        raise RecipeError(f"preprocessor.steps: values of '{class_path}': {reason}") from None

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from serving.config.settings import Settings
+from serving.config.yaml_file import hidden_values, hide_values
 from serving.contract.columns import Column
 from serving.contract.metadata import ENTITY_TYPES, RECIPE, REQUEST_EXAMPLE, TRAINING_PROFILE
 from serving.contract.recipe import Recipe, Task
 from serving.errors import RecipeError, ServingError, TrainingError
 from serving.model.loading import load_model
+from serving.redaction import first_line, redact
 from serving.store import tracking
 from serving.training.data import Dataset, load_dataset, profile, split
 from serving.training.metrics import Metric, chosen_metrics, evaluate
@@ -48,8 +50,15 @@ def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> 
         settings: where to log it.
         data_path: a CSV or Parquet file; by default the recipe's `source_uri`.
 
+    What comes from the environment is logged as the `${VAR}` of the recipe.
+
     Raises a `ServingError` with one sentence for everything that the user can mend.
     """
+    with hidden_values(recipe.texts_with_variables):
+        return _train(recipe, settings, data_path)
+
+
+def _train(recipe: Recipe, settings: Settings, data_path: Path | None) -> TrainingResult:
     if recipe.task_choice not in _TASKS:
         raise RecipeError(
             f"task_choice: '{recipe.task_choice}' cannot be trained yet; "
@@ -65,7 +74,7 @@ def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> 
 
     try:
         with mlflow.start_run(run_name=recipe.name) as run:
-            mlflow.log_params(_parameters(recipe, path, parts))
+            mlflow.log_params(_parameters(recipe, data_path, parts))
             started = time.perf_counter()
             _fit(pipeline, recipe, data, parts["train"])
             mlflow.log_metric("fit_seconds", time.perf_counter() - started)
@@ -74,10 +83,10 @@ def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> 
             model_id = _log_model(pipeline, recipe, data)
             served = _settings_of(run.info.run_id, settings)
             _prove(served)
-            compiled = _compile(served, path) if recipe.model.compile else None
+            compiled = _compile(served, recipe, data_path) if recipe.model.compile else None
     except (mlflow.MlflowException, OSError) as exc:
-        uri = tracking.redact(settings.mlflow.tracking_uri)
-        raise TrainingError(f"MLflow at {uri} failed: {tracking.first_line(exc)}") from exc
+        uri = settings.mlflow.tracking_uri
+        raise TrainingError(f"MLflow at {redact(uri)} failed: {first_line(exc, uri)}") from exc
     return TrainingResult(
         run_id=run.info.run_id,
         model_id=model_id,
@@ -107,7 +116,7 @@ def _source(recipe: Recipe) -> Path:
         )
     if "://" in uri:
         raise RecipeError(
-            f"data.loader.source_uri: '{tracking.redact(uri)}': is no path; "
+            f"data.loader.source_uri: '{redact(uri)}': is no path; "
             "give a CSV or Parquet file of this machine"
         )
     if uri.endswith((".sql", ".sql.j2")):
@@ -122,21 +131,23 @@ def _open_experiment(settings: Settings) -> Any:
     try:
         mlflow.set_experiment(settings.mlflow.experiment_name)
     except Exception as exc:
-        uri = tracking.redact(settings.mlflow.tracking_uri)
+        uri = settings.mlflow.tracking_uri
         raise TrainingError(
-            f"mlflow.tracking_uri: {uri} cannot be used: {tracking.first_line(exc)}"
+            f"mlflow.tracking_uri: {redact(uri)} cannot be used: {first_line(exc, uri)}"
         ) from exc
     return mlflow
 
 
-def _parameters(recipe: Recipe, path: Path, parts: dict[str, Any]) -> dict[str, Any]:
+def _parameters(recipe: Recipe, data_path: Path | None, parts: dict[str, Any]) -> dict[str, Any]:
+    written = recipe.as_written()
+    source = written["data"].get("loader", {}).get("source_uri")
     return {
         "recipe": recipe.name,
         "task": str(recipe.task_choice),
         "class_path": recipe.model.class_path,
-        "data_path": str(path),
+        "data_path": str(data_path or source),
         **{f"rows_{name}": len(rows) for name, rows in parts.items()},
-        **recipe.model.hyperparameters.values,
+        **written["model"].get("hyperparameters", {}).get("values", {}),
     }
 
 
@@ -145,7 +156,7 @@ def _fit(pipeline: Any, recipe: Recipe, data: Dataset, rows: Any) -> None:
         pipeline.fit(data.features.loc[rows], data.target.loc[rows])
     except Exception as exc:
         logger.debug("fit failed", exc_info=True)
-        reason = tracking.first_line(exc)
+        reason = first_line(exc)
         if f"parameter of {recipe.model.class_path.rpartition('.')[2]} must be" in reason:
             raise RecipeError(f"model.hyperparameters.values: {reason}") from exc
         hint = likely_cause(recipe, data.feature_columns)
@@ -167,7 +178,7 @@ def _evaluate(
         logger.debug("evaluation failed", exc_info=True)
         raise TrainingError(
             f"{recipe.model.class_path} was fitted, but could not be evaluated for "
-            f"{recipe.task_choice}: {tracking.first_line(exc)}"
+            f"{recipe.task_choice}: {first_line(exc)}"
         ) from exc
 
 
@@ -194,7 +205,7 @@ def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
             input_example=data.features.head(1),
             pip_requirements=_requirements(recipe),
             metadata={
-                RECIPE: recipe.model_dump(mode="json", exclude_unset=True),
+                RECIPE: recipe.as_written(),
                 ENTITY_TYPES: {column.name: column.type for column in data.entity_columns},
                 REQUEST_EXAMPLE: data.example,
                 TRAINING_PROFILE: profile(data),
@@ -225,12 +236,12 @@ def _prove(settings: Settings) -> None:
         raise TrainingError(f"the model was logged, but cannot be served: {exc}") from exc
 
 
-def _compile(settings: Settings, data_path: Path) -> str:
+def _compile(settings: Settings, recipe: Recipe, data_path: Path | None) -> str:
     """Compile the model; one that cannot be is served as it is."""
     from serving.compilation.compiler import compile_model
 
     try:
         compiled = compile_model(settings, data_path)
     except ServingError as exc:
-        return f"no, {exc}"
+        return f"no, {hide_values(str(exc), recipe.texts_with_variables)}"
     return f"yes, {compiled.proof['rows']} rows get the same answers"
