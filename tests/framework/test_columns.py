@@ -82,14 +82,14 @@ def test_the_guide_is_true(name: str, taken: list[str], refused: list[str], miss
     assert taken
     for value in taken:
         for body in (f'{{"a": {value}}}', f'{{"a": {value}, "b": null}}'):
-            sample = schema.model_validate(parse_json(body.encode()))
+            sample = schema.model_validate(parse_json(body.encode(), 100))
             table = to_table([list(sample.model_dump().values())], signature.inputs)
             assert table["a"].dtype == np.dtype(COLUMN_TYPES[name].dtype)
             assert repr(table["b"].tolist()[0]) == {"NaN": "nan", "NaT": "None"}[missing]
     assert refused
     for value in [*refused, "null"]:
         with pytest.raises((ValidationError, ProblemError)):
-            schema.model_validate(parse_json(f'{{"a": {value}}}'.encode()))
+            schema.model_validate(parse_json(f'{{"a": {value}}}'.encode(), 100))
 
 
 @pytest.mark.parametrize("name", TYPED)

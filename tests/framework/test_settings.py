@@ -1,6 +1,7 @@
 """Settings: environment > config file > default."""
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,39 @@ def test_a_key_is_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "hunter2" not in str(error.value)
     monkeypatch.setenv("API_KEY", "hunter2" * 3)
     assert "hunter2" not in repr(load_settings(write(tmp_path, "")))
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("a key of some length\n", "must not begin or end with a blank or a line break"),
+        (" a key of some length", "must not begin or end with a blank or a line break"),
+        ("a key of some length\t", "must not begin or end with a blank or a line break"),
+        ("a key of\nsome length", "must consist of printable ASCII characters"),
+        ("a key of\x1bsome length", "must consist of printable ASCII characters"),
+        ("ein Schlüssel von einiger Länge", "must consist of printable ASCII characters"),
+    ],
+)
+def test_a_key_that_no_header_can_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, message: str
+) -> None:
+    in_file = write(tmp_path, f"serving: {{api_key: {json.dumps(key)}}}")
+    with pytest.raises(ConfigError, match=rf"serving\.api_key: {message}") as error:
+        load_settings(in_file)
+    assert key.strip() not in str(error.value)
+    monkeypatch.setenv("API_KEY", key)
+    with pytest.raises(ConfigError, match=f"environment variable API_KEY: {message}") as error:
+        load_settings(write(tmp_path, ""))
+    assert key.strip() not in str(error.value)
+
+
+def test_an_empty_key_is_refused_in_a_file_and_not_set_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"serving\.api_key: must be text of at least 16"):
+        load_settings(write(tmp_path, "serving: {api_key: ''}"))
+    monkeypatch.setenv("API_KEY", "")
+    assert load_settings(write(tmp_path, "")).serving.api_key is None
 
 
 def test_exactly_one_model_is_named(tmp_path: Path) -> None:

@@ -5,11 +5,20 @@ from http import HTTPStatus
 from typing import Any
 
 import jiter
+import numpy as np
 from fastapi import Request
 
 from serving.api.problem import MOST_CHARACTERS, ProblemError, invalid_values
 
 JSON = "application/json"
+
+LARGE_BYTES = 16_384
+"""Larger bodies are parsed off the event loop, after their structure has been checked."""
+
+MOST_DEPTH = 32
+"""Arrays and objects within each other; a valid body has four levels."""
+
+_SCANNED_BYTES = 65_536
 
 
 async def read_body(request: Request, max_bytes: int, reserve: Callable[[int], None]) -> bytes:
@@ -56,12 +65,20 @@ async def read_body(request: Request, max_bytes: int, reserve: Callable[[int], N
 def media_type(request: Request) -> str:
     """The media type of the body; JSON where the request does not say it.
 
-    Raises `ProblemError`: 415 for text that is not UTF-8.
+    Raises `ProblemError`: 415 for text that is not UTF-8, and for a body that is compressed.
     """
-    type_, *parameters = request.headers.get("content-type", JSON).lower().split(";")
+    content_type = JSON
+    # Once over the raw headers: each lookup by name would be a search of its own.
+    for name, value in request.scope["headers"]:
+        if name == b"content-type":
+            content_type = value.decode("latin-1")
+        elif name == b"content-encoding" and value.lower() != b"identity":
+            detail = "the body must not be compressed (Content-Encoding)"
+            raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail)
+    type_, *parameters = content_type.lower().split(";")
     for parameter in parameters:
-        name, _, value = parameter.strip().partition("=")
-        if name == "charset" and value.strip('"') not in ("utf-8", "utf8"):
+        key, _, charset = parameter.strip().partition("=")
+        if key == "charset" and charset.strip('"') not in ("utf-8", "utf8"):
             raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be UTF-8")
     return type_.strip()
 
@@ -72,13 +89,50 @@ def require_json(request: Request) -> None:
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body must be {JSON}")
 
 
-def parse_json(body: bytes) -> Any:
+def parse_json(body: bytes, most_values: int) -> Any:
     """Parse JSON (RFC 8259) in UTF-8, without `NaN`, `Infinity` and names that are there twice.
+
+    Args:
+        body: the text.
+        most_values: how many values a large body may have; see `check_structure`.
 
     Raises `ProblemError` with status 422.
     """
+    if len(body) > LARGE_BYTES:
+        check_structure(body, most_values)
     try:
         return jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError as exc:
         # The parser's message names where, but also a key that is there twice, however long.
         raise invalid_values([((), f"invalid JSON: {str(exc)[-MOST_CHARACTERS:]}")]) from None
+
+
+def check_structure(body: bytes, most_values: int) -> None:
+    """Refuse a body that is nested too deep, or has more values than a valid one can have.
+
+    Millions of small arrays fit into a body of 10 MB. To parse them takes a gigabyte, and many
+    seconds in which nobody else is answered. To count brackets and commas outside of strings takes
+    a twentieth of a second.
+
+    Raises `ProblemError` with status 422.
+    """
+    if b"\\" in body:  # a quote that is escaped ends no string
+        body = body.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
+    values = depth = deepest = 0
+    in_string = False
+    for start in range(0, len(body), _SCANNED_BYTES):
+        count = min(_SCANNED_BYTES, len(body) - start)
+        text = np.frombuffer(body, dtype=np.uint8, count=count, offset=start)
+        quotes = np.cumsum(text == ord('"'), dtype=np.uint32) + in_string
+        inside = quotes % 2 == 1
+        in_string = bool(inside[-1])
+        # Brackets and braces differ by one bit.
+        kinds = np.where(inside, 0, text | 0x20)
+        opened, closed = kinds == ord("{"), kinds == ord("}")
+        values += int(np.count_nonzero(opened) + np.count_nonzero(kinds == ord(",")))
+        levels = np.cumsum(opened.view(np.int8) - closed.view(np.int8), dtype=np.int32) + depth
+        depth, deepest = int(levels[-1]), max(deepest, int(levels.max()))
+    if deepest > MOST_DEPTH:
+        raise invalid_values([((), f"must not be nested more than {MOST_DEPTH} levels deep")])
+    if values > most_values:
+        raise invalid_values([((), f"must not have more than {most_values} values")])

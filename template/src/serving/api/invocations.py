@@ -33,7 +33,7 @@ def parse(model: ServedModel, media_type: str, body: bytes) -> list[BaseModel]:
     """
     most = model.schemas.max_batch_rows
     if media_type == JSON:
-        rows, locate = _rows_of_json(parse_json(body), most)
+        rows, locate = _rows_of_json(parse_json(body, model.schemas.most_values), most)
     elif media_type == CSV:
         rows, locate = _rows_of_csv(body, most)
     else:

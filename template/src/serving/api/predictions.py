@@ -14,7 +14,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from serving.api import invocations, problem
-from serving.api.body import JSON, media_type, parse_json, read_body, require_json
+from serving.api.body import JSON, LARGE_BYTES, media_type, parse_json, read_body, require_json
 from serving.api.problem import Location, ProblemError
 from serving.errors import Overloaded, RowError
 from serving.model.hooks import PredictionContext, PredictionHooks, Record
@@ -23,12 +23,11 @@ from serving.runtime.service import Service
 from serving.telemetry import metrics
 
 Schema = TypeVar("Schema", bound=BaseModel)
+Result = TypeVar("Result")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-LARGE_BODY_BYTES = 16_384
 LARGE_ROWS = 100
-"""Larger bodies are parsed, and answers to more rows are written, off the event loop: 10 MB take a
-second, in which probes must be answered."""
+"""Answers to more rows are written off the event loop."""
 
 
 PATHS = ("/predict", "/predict/batch", "/invocations")
@@ -75,12 +74,12 @@ class _Form:
 
 def _parse_one(model: ServedModel, request: Request) -> Callable[[bytes], list[BaseModel]]:
     require_json(request)
-    return partial(_one, model.request_schema)
+    return partial(_one, model)
 
 
 def _parse_many(model: ServedModel, request: Request) -> Callable[[bytes], list[BaseModel]]:
     require_json(request)
-    return partial(_many, model.batch_request_schema)
+    return partial(_many, model)
 
 
 def _parse_rows(model: ServedModel, request: Request) -> Callable[[bytes], list[BaseModel]]:
@@ -132,7 +131,7 @@ async def _predict(service: Service, request: Request, form: _Form) -> Response:
     Raises `ProblemError`: 408 body too slow, 413 too large, 422 invalid, 504 answer too slow;
     `Unavailable` (503) without a model and for too many requests, and `ModelFailed` (500).
     """
-    model = service.require_model()
+    model = service.require_answering()
     parse = form.parse(model, request)
     limits = service.settings.serving
     body = None
@@ -171,8 +170,8 @@ async def _answer(
     form: _Form,
 ) -> Response:
     """Validate and predict a body; see `_predict`."""
-    is_large = len(body) > LARGE_BODY_BYTES
-    samples = await asyncio.to_thread(parse, body) if is_large else parse(body)
+    is_large = len(body) > LARGE_BYTES
+    samples = await service.offloader.run(partial(parse, body)) if is_large else parse(body)
     metrics.ROWS.observe(len(samples))
     model = service.require_model()
     if model.hooks:
@@ -185,7 +184,7 @@ async def _answer(
         def write() -> str:
             return form.write(model, model.answers(rows, predictions))
 
-        text = await asyncio.to_thread(write) if len(rows) > LARGE_ROWS else write()
+        text = await _computed(service, len(rows), write)
     return Response(text, media_type=JSON)
 
 
@@ -202,25 +201,30 @@ async def _answer_with_hooks(
     rows = model.rows_of(records)
     with service.log_failures():
         predictions = await service.predict(rows)
-        answers = await asyncio.to_thread(model.answers, rows, predictions)
+        answers = await _computed(service, len(rows), partial(model.answers, rows, predictions))
     answers = await hooks.after(answers, records, context)
     with service.log_failures():
-        text = await asyncio.to_thread(form.write, model, answers)
+        text = await _computed(service, len(rows), partial(form.write, model, answers))
     return Response(text, media_type=JSON)
 
 
-def _one(schema: type[BaseModel], body: bytes) -> list[BaseModel]:
-    return [_validated(schema, body)]
+async def _computed(service: Service, rows: int, work: Callable[[], Result]) -> Result:
+    """The result of work on so many rows, which must not hold the event loop for long."""
+    return await service.offloader.run(work) if rows > LARGE_ROWS else work()
 
 
-def _many(schema: type[BaseModel], body: bytes) -> list[BaseModel]:
-    batch: Any = _validated(schema, body)
+def _one(model: ServedModel, body: bytes) -> list[BaseModel]:
+    return [_validated(model.request_schema, parse_json(body, model.schemas.most_values))]
+
+
+def _many(model: ServedModel, body: bytes) -> list[BaseModel]:
+    content = parse_json(body, model.schemas.most_values)
+    batch: Any = _validated(model.batch_request_schema, content)
     samples: list[BaseModel] = batch.samples
     return samples
 
 
-def _validated(schema: type[Schema], body: bytes) -> Schema:
-    content = parse_json(body)
+def _validated(schema: type[Schema], content: Any) -> Schema:
     try:
         return schema.model_validate(content)
     except ValidationError as exc:

@@ -128,6 +128,12 @@ class ServingSettings(Section):
         gt=0,
         description="Longest time for a body to arrive (408) and an answer to be made (504)",
     )
+    exit_after_seconds: FiniteFloat | None = Field(
+        default=None,
+        gt=0,
+        description="A call of the model that takes longer ends the process with status 1, so that "
+        "whatever runs it starts it again; not set: never",
+    )
     drain_seconds: FiniteFloat = Field(
         default=2,
         ge=0,
@@ -148,10 +154,16 @@ class ServingSettings(Section):
 
     @field_validator("api_key", mode="before")
     @classmethod
-    def _long_enough(cls, value: Any) -> Any:
+    def _fits_into_a_header(cls, value: Any) -> Any:
         # Here, as Pydantic's own message would quote the key.
-        if value is not None and (not isinstance(value, str) or len(value) < 16):
+        if value is None:
+            return value
+        if not isinstance(value, str) or len(value) < 16:
             raise ValueError("must be text of at least 16 characters")
+        if value != value.strip():
+            raise ValueError("must not begin or end with a blank or a line break")
+        if not (value.isascii() and value.isprintable()):
+            raise ValueError("must consist of printable ASCII characters, as a header's value does")
         return value
 
     @field_validator("cors", mode="before")

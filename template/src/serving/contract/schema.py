@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -11,6 +12,9 @@ from serving.config.yaml_file import first_problem
 from serving.contract.columns import COLUMN_TYPES, Column, Signature
 from serving.contract.recipe import Recipe, Task
 from serving.errors import ContractError, ExtensionError
+
+MOST_IGNORED = 1_000_000
+"""So many values a body may have at least, where fields that are not known are ignored."""
 
 
 class Request(BaseModel):
@@ -232,6 +236,17 @@ class APISchemaGenerator:
         """The columns that identify a row."""
         names = self.recipe.data.data_interface.entity_columns if self.recipe else []
         return [column for column in self.columns if column.name in names]
+
+    @cached_property
+    def most_values(self) -> int:
+        """How many values a body may have, with objects and arrays among them.
+
+        A batch of as many rows as there may be needs half of it. Fields that are not known, but
+        ignored, count as well.
+        """
+        fields = len(self.columns) + len(self.request_fields)
+        most = 2 * (self.max_batch_rows * (fields + 1) + 8)
+        return max(most, MOST_IGNORED) if self._request[-1] is LenientRequest else most
 
     def role(self, column: Column) -> str:
         """What a column is to the recipe: `entity`, `timestamp`, `treatment` or `feature`."""

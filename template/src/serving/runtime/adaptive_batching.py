@@ -5,6 +5,8 @@ is in the next.
 """
 
 import asyncio
+import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +53,7 @@ class AdaptiveBatcher:
         self._inline_rows = inline_rows
         self._queue: deque[_Waiting] = deque()
         self._busy = False
+        self._progress = 0.0
         self._expected = 1
         self._linger_until = 0.0
         # scikit-learn holds the interpreter: calls side by side only slow each other down.
@@ -67,12 +70,27 @@ class AdaptiveBatcher:
         metrics.WAITING.inc()
         if not self._busy:
             self._busy = True
+            self._progress = time.monotonic()
             loop.call_soon(self._gather)
-        return await waiting.answer
+        try:
+            return await waiting.answer
+        except asyncio.CancelledError:  # given up: the rows go now, not when their turn comes
+            self._forget(waiting)
+            raise
+
+    @property
+    def seconds_without_progress(self) -> float:
+        """Seconds since a request was last answered, while requests wait; 0 while none waits."""
+        return time.monotonic() - self._progress if self._busy else 0.0
 
     def close(self) -> None:
         """Make no more calls."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _forget(self, waiting: _Waiting) -> None:
+        with contextlib.suppress(ValueError):  # the model has it already
+            self._queue.remove(waiting)
+            metrics.WAITING.dec()
 
     def _gather(self) -> None:
         """Let turns of the loop pass, in which requests that come at the same time get in.
@@ -104,8 +122,11 @@ class AdaptiveBatcher:
         started: float,
         call: "asyncio.Future[list[Predictions | Exception]]",
     ) -> None:
-        if not call.cancelled():  # by the end of the server
-            self._settle(requests, started, call.result())
+        if call.cancelled():  # by the end of the server
+            return
+        error = call.exception()
+        answers = call.result() if error is None else [_settable(error)] * len(requests)
+        self._settle(requests, started, answers)
 
     def _settle(
         self,
@@ -125,23 +146,20 @@ class AdaptiveBatcher:
         linger = min(LINGER * (loop.time() - started), LONGEST_LINGER_SECONDS)
         self._linger_until = loop.time() + linger
         self._busy = bool(self._queue)
+        self._progress = time.monotonic()
         if self._queue:
             loop.call_soon(self._gather)
 
     def _take(self) -> list[_Waiting]:
-        """The next requests, as many as may share a call; those given up are dropped."""
+        """The next requests, as many as may share a call."""
         requests: list[_Waiting] = []
         rows = 0
         while self._queue:
             rows += len(self._queue[0].rows)
             if requests and rows > self._max_rows:
                 break
-            request = self._queue.popleft()
+            requests.append(self._queue.popleft())
             metrics.WAITING.dec()
-            if request.answer.done():
-                rows -= len(request.rows)
-            else:
-                requests.append(request)
         return requests
 
     def _together(self, requests: Sequence[_Waiting]) -> list[Predictions | Exception]:
@@ -151,10 +169,8 @@ class AdaptiveBatcher:
         for _, outcome in bisect(self._predict_requests, requests, (BaseException,)):
             if isinstance(outcome, list):
                 answers += outcome
-            elif isinstance(outcome, Exception) and not isinstance(outcome, StopIteration):
-                answers.append(outcome)
-            else:  # a future takes no other
-                answers.append(RuntimeError(repr(outcome)))
+            else:
+                answers.append(_settable(outcome))
         return answers
 
     def _predict_requests(self, requests: Sequence[_Waiting]) -> list[Predictions]:
@@ -162,6 +178,16 @@ class AdaptiveBatcher:
             return [self._predict_alone(requests[0].rows)]
         predictions = self._predict([row for request in requests for row in request.rows])
         return _parts(predictions, [len(request.rows) for request in requests])
+
+
+def _settable(error: BaseException) -> Exception:
+    """The exception as a future takes it, which refuses some kinds.
+
+    Its message is left out then: whatever the model raises may quote the caller's values.
+    """
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    return RuntimeError(f"the model raised {type(error).__name__}")
 
 
 def _parts(predictions: Predictions, counts: Sequence[int]) -> list[Predictions]:

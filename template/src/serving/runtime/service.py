@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import itertools
 import logging
@@ -27,9 +28,11 @@ from serving.errors import (
 from serving.model.hooks import PredictionHooks
 from serving.model.loading import load_model
 from serving.model.served import ServedModel
+from serving.redaction import redact
 from serving.runtime.adaptive_batching import AdaptiveBatcher, Predict
 from serving.runtime.draining import drain_on_sigterm
 from serving.runtime.limits import Limits
+from serving.runtime.offloading import Offloader
 from serving.telemetry import metrics
 from serving.telemetry.logging import log_failure
 
@@ -54,7 +57,7 @@ class Service:
         self.model: ServedModel | None = None
         self.reason = "the model is being loaded"
         self.draining = False
-        self._call_started: float | None = None
+        self.offloader = Offloader()
         self._batcher: AdaptiveBatcher | None = None
 
     @contextlib.asynccontextmanager
@@ -67,6 +70,7 @@ class Service:
         with drain_on_sigterm(self._begin_draining, self._drain_seconds, is_alone=is_alone):
             yield
         loading.cancel()
+        self.offloader.close()
         if self._batcher:
             self._batcher.close()
         if self.model:
@@ -138,9 +142,18 @@ class Service:
         """
         if self.draining:
             raise Draining("the server is stopping")
-        limit = self.settings.serving.request_timeout_seconds
-        if self._call_started is not None and time.monotonic() - self._call_started > limit:
-            raise NotReady(f"the model has not answered for more than {limit:g} s")
+        return self.require_answering()
+
+    def require_answering(self) -> ServedModel:
+        """The model, if it answers.
+
+        Raises `NotReady` with the reason: there is none, or a call of it does not return. What
+        came then would only wait for its time limit.
+        """
+        if self._batcher is not None:
+            limit = self.settings.serving.request_timeout_seconds
+            if self._batcher.seconds_without_progress > limit:
+                raise NotReady(f"the model has not answered for more than {limit:g} s")
         return self.require_model()
 
     async def predict(self, rows: Sequence[Row]) -> Predictions:
@@ -168,28 +181,31 @@ class Service:
 
     def _make_batcher(self, model: ServedModel) -> AdaptiveBatcher:
         max_rows = self.settings.serving.max_shared_rows if model.engine.independent_rows else 1
+        together, alone = model.predict_rows, model.predict_or_blame
+        if (seconds := self.settings.serving.exit_after_seconds) is not None:
+            together, alone = (partial(_or_exit, seconds, one) for one in (together, alone))
         return AdaptiveBatcher(
-            partial(self._timed, model.predict_rows),
-            partial(self._timed, model.predict_or_blame),
+            partial(self._timed, together),
+            partial(self._timed, alone),
             min(max_rows, model.inline_rows or max_rows),
             model.inline_rows,
         )
 
     def _timed(self, predict: Predict, rows: Sequence[Row]) -> Predictions:
-        self._call_started = started = time.monotonic()
+        started = time.monotonic()
         try:
             return predict(rows)
         finally:
             metrics.MODEL_SECONDS.observe(time.monotonic() - started)
             metrics.CALL_ROWS.observe(len(rows))
-            self._call_started = None
 
     def _announce(self, model: ServedModel) -> None:
         metrics.READY.set(1)
         names = (model.version, model.model_id or "", model.run_id or "", model.engine.name)
         metrics.MODEL.labels(*names).set(1)
         engine = model.engine.name
-        logger.info("ready: %s, version %s, engine %s", model.uri, model.version, engine)
+        uri = redact(model.uri)
+        logger.info("ready: %s, version %s, engine %s", uri, model.version, engine)
         if model.not_compiled:
             logger.info("served natively: %s", model.not_compiled)
 
@@ -201,6 +217,19 @@ class Service:
     def _drain_seconds(self) -> float:
         # Without a model nobody sends requests that a balancer would have to send elsewhere.
         return self.settings.serving.drain_seconds if self.model else 0
+
+
+def _or_exit(seconds: float, predict: Predict, rows: Sequence[Row]) -> Predictions:
+    """Predict rows, or end the process when that takes longer.
+
+    The standard library's watchdog works even where the call holds the interpreter. It prints the
+    stack: files and lines, no values.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        return predict(rows)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 async def _in_daemon_thread(function: Callable[[], Result]) -> Result:
