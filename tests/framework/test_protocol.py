@@ -15,10 +15,12 @@ LARGE = b"x" * 20_000_000  # more than the kernel's buffers take
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-    """Twenty megabytes to everyone."""
+    """Twenty megabytes, or two bytes at `/small`."""
     assert scope["type"] == "http"
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": LARGE})
+    body = b"ok" if scope["path"] == "/small" else LARGE
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    await send({"type": "http.response.body", "body": body})
 
 
 @contextlib.contextmanager
@@ -49,6 +51,44 @@ def test_a_connection_without_a_head_is_closed(sent: bytes) -> None:
         connection.settimeout(30)
         connection.sendall(sent)
         assert connection.recv(1) == b""
+
+
+SMALL = b"GET /small HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("request_", "rest"),
+    [
+        pytest.param(SMALL + b"\r\n", b"\r\n", id="an empty line"),
+        pytest.param(SMALL + b"Content-Length: 5\r\n\r\n", b"a", id="a part of a body"),
+        pytest.param(SMALL + b"\r\n", b"GET", id="a part of a head"),
+    ],
+)
+def test_a_connection_does_not_stay_open_after_an_answer(request_: bytes, rest: bytes) -> None:
+    with served() as (port, _), socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.settimeout(30)
+        connection.sendall(request_)
+        assert connection.recv(1000).endswith(b"ok")
+        connection.sendall(rest)
+        assert connection.recv(1) == b""
+
+
+def send_without_end(connection: socket.socket, line: bytes) -> None:
+    while True:
+        connection.sendall(line)
+
+
+def test_lines_after_a_body_have_an_end() -> None:
+    head = SMALL + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+    with served() as (port, _):
+        for line in (b"X: a\r\n" * 1000, b"X: " + b"a" * 5000, b"X" * 5000):
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.settimeout(30)
+                connection.sendall(head)
+                assert connection.recv(1000).endswith(b"ok")
+                with pytest.raises(ConnectionError):
+                    send_without_end(connection, line)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -16,6 +16,9 @@ _SECRET = re.compile(
 )
 """A value that its name calls secret, in the query of a URI or elsewhere."""
 
+_MOST_CHARACTERS = 2_000
+"""Longer texts are cut: a caller's may be megabytes, and the patterns take time by its square."""
+
 _SHORTEST = 4
 """Parts of a password that are shorter are not looked for: they are part of many words."""
 
@@ -30,6 +33,8 @@ def redact(text: str, *addresses: str) -> str:
         addresses: URIs that the text is about. No part of their logins is left: libraries that
             split a URI at a `/` or `@` of its password quote parts of it.
     """
+    if len(text) > _MOST_CHARACTERS:
+        text = f"{text[:_MOST_CHARACTERS]}..."
     text = _LOGIN.sub("://***@", _SECRET.sub(_without_value, text))
     for part in sorted(_parts_of_logins(addresses), key=len, reverse=True):
         text = text.replace(part, "***")

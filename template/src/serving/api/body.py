@@ -72,7 +72,7 @@ def media_type(request: Request) -> str:
     for name, value in request.scope["headers"]:
         if name == b"content-type":
             content_type = value.decode("latin-1")
-        elif name == b"content-encoding" and value.lower() != b"identity":
+        elif name == b"content-encoding" and value.lower() not in (b"", b"identity"):
             detail = "the body must not be compressed (Content-Encoding)"
             raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail)
     type_, *parameters = content_type.lower().split(";")

@@ -36,17 +36,19 @@ class Protocol(HttpToolsProtocol):
 
     _lingers = False
     _in_head = False
-    _head_chunks = 0
-    _head_bytes = 0
-    _chunk_bytes = 0
+    _in_message = False
+    _has_progressed = False
     _is_head_too_large = False
+    _chunk_bytes = 0
+    _overhead_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(  # type: ignore[override]  # as uvicorn's own
         self, transport: asyncio.Transport
     ) -> None:
-        super().connection_made(_OneWrite(transport))  # type: ignore[arg-type]  # acts as one
+        self._one_write = _OneWrite(transport)
+        super().connection_made(self._one_write)  # type: ignore[arg-type]  # acts as one
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -59,38 +61,49 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._chunk_bytes = len(data)
+        self._has_progressed = False
         super().data_received(data)
-        if self._in_head:  # and not over yet
-            self._head_chunks += 1
-            if self._head_chunks > 1:  # the first may have the end of another request, too
-                self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES:
-                self._refuse_head()
-            else:
-                self._expect_head()
+        # Neither a new request nor a part of a body: it is more of a head, or of the lines that may
+        # follow a body, and uvicorn would collect both without end.
+        is_overhead = self._in_message and not self._has_progressed
+        self._overhead_bytes = self._overhead_bytes + len(data) if is_overhead else 0
+        if self._overhead_bytes > MOST_HEAD_BYTES:
+            self._refuse_head()
+        elif self._in_head or not self._is_answering():
+            self._expect_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head = True
-        self._head_chunks = self._head_bytes = 0
+        self._in_head = self._in_message = self._has_progressed = True
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-        # A head that came at once, as nearly all do, is not larger than what came.
-        may_be_large = self._head_chunks or self._chunk_bytes > MOST_HEAD_BYTES
+        # A head that came in one small chunk, as nearly all do, cannot be too large.
+        may_be_large = not self._has_progressed or self._chunk_bytes > MOST_HEAD_BYTES
         if len(self.headers) > MOST_HEADERS or (
             may_be_large and self._head_size() > MOST_HEAD_BYTES
         ):
             self._is_head_too_large = True
             raise _HeadTooLarge
+        self._in_head = False
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._has_progressed = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_message = False
+        super().on_message_complete()
 
     def _head_size(self) -> int:
         lines = sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
         return len(self.url) + lines
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request at which the parser has stopped."""
@@ -100,7 +113,8 @@ class Protocol(HttpToolsProtocol):
             super().send_400_response(msg)
 
     def _refuse_head(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:  # else it would be in its answer
+        """Answer 431, unless that would stand in the middle of another answer, and close."""
+        if self._in_head and not self._is_answering():
             detail = f"the head has more than {MOST_HEAD_BYTES} bytes or {MOST_HEADERS} headers"
             answer = ProblemError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail).response()
             answer.headers["connection"] = "close"
@@ -110,8 +124,17 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def _expect_head(self) -> None:
+        """Give the caller a while for the head of the next request."""
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(STALLED_SECONDS, self.transport.close)
+            self._head_timer = self.loop.call_later(STALLED_SECONDS, self._end_of_wait)
+
+    def _end_of_wait(self) -> None:
+        self._head_timer = None
+        if self._is_answering():  # the head is that of a request after this one
+            self._expect_head()
+        else:
+            self.transport.close()
+            self._watch_answer()
 
     # -------------------------------------------------------------------- ends of answers
 
@@ -125,15 +148,16 @@ class Protocol(HttpToolsProtocol):
         super().timeout_keep_alive_handler()
         self._watch_answer()
 
-    def _watch_answer(self, waiting: int | None = None) -> None:
-        """Cut the connection when `waiting` bytes have not become fewer."""
-        now = self.transport.get_write_buffer_size()
-        if waiting is not None and now >= waiting:
+    def _watch_answer(self, taken_before: int | None = None) -> None:
+        """Cut the connection when the caller has not taken more bytes than before."""
+        waiting = self.transport.get_write_buffer_size()
+        taken = self._one_write.written - waiting
+        if taken == taken_before:
             self.transport.abort()
-        elif now:
+        elif waiting:
             if self._write_timer is not None:
                 self._write_timer.cancel()
-            self._write_timer = self.loop.call_later(STALLED_SECONDS, self._watch_answer, now)
+            self._write_timer = self.loop.call_later(STALLED_SECONDS, self._watch_answer, taken)
 
     def shutdown(self) -> None:
         """Close the connection when the server stops, but answer a request that is on its way.
@@ -155,6 +179,8 @@ class _OneWrite:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._parts: list[bytes] = []
+        self.written = 0
+        """Bytes that the transport has been given."""
 
     def write(self, data: bytes) -> None:
         if not self._parts:
@@ -168,7 +194,9 @@ class _OneWrite:
     def _flush(self) -> None:
         parts, self._parts = self._parts, []
         if parts and not self._transport.is_closing():
-            self._transport.write(b"".join(parts))
+            data = b"".join(parts)
+            self.written += len(data)
+            self._transport.write(data)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

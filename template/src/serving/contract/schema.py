@@ -13,8 +13,8 @@ from serving.contract.columns import COLUMN_TYPES, Column, Signature
 from serving.contract.recipe import Recipe, Task
 from serving.errors import ContractError, ExtensionError
 
-MOST_IGNORED = 1_000_000
-"""So many values a body may have at least, where fields that are not known are ignored."""
+OPEN_VALUES = 1_000_000
+"""So many values a body may have at least where it may have other values than those of columns."""
 
 
 class Request(BaseModel):
@@ -241,12 +241,13 @@ class APISchemaGenerator:
     def most_values(self) -> int:
         """How many values a body may have, with objects and arrays among them.
 
-        A batch of as many rows as there may be needs half of it. Fields that are not known, but
-        ignored, count as well.
+        A batch of as many rows as there may be, with a value for each field, needs half of it.
+        Fields that are ignored may hold anything, and the user's own fields lists and objects.
         """
         fields = len(self.columns) + len(self.request_fields)
         most = 2 * (self.max_batch_rows * (fields + 1) + 8)
-        return max(most, MOST_IGNORED) if self._request[-1] is LenientRequest else most
+        is_open = self.request_fields or self._request[-1] is LenientRequest
+        return max(most, OPEN_VALUES) if is_open else most
 
     def role(self, column: Column) -> str:
         """What a column is to the recipe: `entity`, `timestamp`, `treatment` or `feature`."""

@@ -26,7 +26,7 @@ LONGEST_LINGER_SECONDS = 0.002
 Predict = Callable[[Sequence[Row]], Predictions]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # else to remove one compares the rows of all before it
 class _Waiting:
     rows: Sequence[Row] = field(repr=False)  # asyncio logs what a callback was called with
     answer: "asyncio.Future[Predictions]"

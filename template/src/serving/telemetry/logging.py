@@ -33,7 +33,8 @@ def log_failure(logger: logging.Logger, level: int, what: str, exc: BaseExceptio
     """Log an exception with its stack, but its message at level DEBUG only: it may quote data."""
     stack = "".join(traceback.format_tb(exc.__traceback__)).rstrip()
     logger.log(level, "%s: %s\n%s", what, type(exc).__name__, stack)
-    logger.debug("%s: %s", what, redact(str(exc)))
+    if logger.isEnabledFor(logging.DEBUG):
+        logger.debug("%s: %s", what, redact(str(exc)))
 
 
 def _add_request_id(record: logging.LogRecord) -> bool:
