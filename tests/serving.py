@@ -77,8 +77,15 @@ def start(
 
 
 def client(port: int) -> httpx.Client:
-    """Return a client of a server on this machine."""
-    return httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30)
+    """Return a client of a server on this machine, which threads may share."""
+    return httpx.Client(
+        base_url=f"http://127.0.0.1:{port}",
+        trust_env=False,
+        timeout=30,
+        # With a surplus of idle connections httpcore also closes some that another thread has
+        # just been given ("Bad file descriptor").
+        limits=httpx.Limits(max_keepalive_connections=None),
+    )
 
 
 def wait_until(http: httpx.Client, status: int, server: subprocess.Popen[bytes], log: Path) -> None:
