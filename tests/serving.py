@@ -64,7 +64,7 @@ def serve(
 def start(
     project: Path, log: Path, *options: str | Path, **environment: str
 ) -> subprocess.Popen[bytes]:
-    """Start `mmp serve-api` and return at once."""
+    """Start `mmp serve-api`, in a process group of its own, and return at once."""
     with log.open("w") as output:
         return subprocess.Popen(
             # The command itself, not `uv run`: the signal is meant for it.
@@ -73,6 +73,7 @@ def start(
             env={**os.environ, "HOST": "127.0.0.1", "DRAIN_SECONDS": "0.5", **environment},
             stdout=output,
             stderr=subprocess.STDOUT,
+            process_group=0,
         )
 
 

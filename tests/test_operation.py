@@ -155,13 +155,13 @@ class Caller(threading.Thread):
 
 @contextlib.contextmanager
 def under_load(
-    project: Path, run_id: str, workers: int
+    project: Path, run_id: str, workers: int, **environment: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], list[Caller]]]:
     """Run a server that 32 callers ask; half of them keep their connections."""
     port = free_port()
     log = project / "server.log"
     options = ("--port", str(port), "--run-id", run_id, "--workers", str(workers))
-    server = start(project, log, *options)
+    server = start(project, log, *options, **environment)
     try:
         with client(port) as asking:
             wait_until(asking, 200, server, log)
@@ -213,6 +213,65 @@ def test_workers_that_are_replaced_do_not_stop_the_others(project: Path, penguin
             caller.join(timeout=60)
     # A worker that has only just started has no model yet; nobody is reset or refused.
     assert set(sum_of(callers)) <= {"200", "503"}, sum_of(callers)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_supervisor(
+    project: Path, penguins: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    """However it ends: they answer until they stop, and leave neither a process nor a file."""
+    with under_load(project, penguins, 2, TMPDIR=str(tmp_path)) as (server, callers):
+        assert directories(tmp_path, "*metrics*")
+        while sum_of(callers)["200"] < 200:
+            time.sleep(0.05)
+        server.send_signal(number)
+        server.wait(timeout=60)
+        for caller in callers:  # until they are refused: nobody listens any more
+            caller.join(timeout=30)
+            assert not caller.is_alive(), sum_of(callers)
+        deadline = time.monotonic() + 30
+        while is_running(server.pid) or directories(tmp_path):
+            assert time.monotonic() < deadline, directories(tmp_path)
+            time.sleep(0.1)
+    answers = sum_of(callers)
+    assert set(answers) == {"200"}, answers
+
+
+def directories(path: Path, pattern: str = "*") -> set[Path]:
+    """The directories in a directory."""
+    return {child for child in path.glob(pattern) if child.is_dir()}
+
+
+def is_running(group: int) -> bool:
+    """Whether the process group has a process."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_start_removes_what_killed_servers_have_left(
+    project: Path, penguins: str, tmp_path: Path
+) -> None:
+    """All processes of one server are killed at once, while another goes on."""
+    options = ("--run-id", penguins, "--workers", "2")
+    with serve(project, *options, TMPDIR=str(tmp_path)) as http:
+        wait_for_workers(http, 2)
+        [used] = directories(tmp_path, "*metrics*")
+        port = free_port()
+        log = project / "killed.log"
+        killed = start(project, log, *options, "--port", str(port), TMPDIR=str(tmp_path))
+        try:
+            with client(port) as other:
+                wait_until(other, 200, killed, log)
+        finally:
+            os.killpg(killed.pid, signal.SIGKILL)
+            killed.wait()
+        [left] = directories(tmp_path, "*metrics*") - {used}
+        with serve(project, *options, TMPDIR=str(tmp_path)):
+            assert not left.exists()
+        assert "model_ready 2.0" in http.get("/metrics").text
 
 
 def test_a_tracking_server_may_come_late_go_away_and_come_back(

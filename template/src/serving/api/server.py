@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ from serving.api.protocol import Protocol
 from serving.config.settings import Settings
 from serving.errors import ConfigError
 from serving.runtime.draining import ALL_STOP
-from serving.telemetry.logging import METRICS_DIRECTORY
+from serving.telemetry import metrics_directory
 
 # One thread for each call of the model: libraries that bring several would share the cores with
 # the event loop and with the other workers. They read this when they are imported.
@@ -82,16 +81,17 @@ class Supervisor(Multiprocess):
 @contextlib.contextmanager
 def _shared_metrics(workers: int) -> Iterator[None]:
     """Give several workers a directory in which they add their metrics up."""
-    if given := os.environ.get(METRICS_DIRECTORY):
+    variable = metrics_directory.VARIABLE
+    if given := os.environ.get(variable):
         try:
             os.makedirs(given, exist_ok=True)
         except OSError as exc:
-            raise ConfigError(f"{METRICS_DIRECTORY}: {given}: {exc.strerror}") from None
-    if workers == 1 or given:
+            raise ConfigError(f"{variable}: {given}: {exc.strerror}") from None
+    if workers == 1 or given or sys.platform == "win32":  # which cannot lock directories
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="metrics-") as directory:
-        os.environ[METRICS_DIRECTORY] = directory
+    with metrics_directory.temporary_directory() as directory:
+        os.environ[variable] = str(directory)
         yield
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -9,6 +11,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from serving.runtime.listener import stop_listening
+
+logger = logging.getLogger("serving")
 
 ALL_STOP = getattr(signal, "SIGUSR1", None)  # Windows has none
 """What tells a worker, before SIGTERM, that all workers stop, so that nobody listens any more."""
@@ -22,6 +26,7 @@ def drain_on_sigterm(
 ) -> Iterator[None]:
     """On SIGTERM begin to drain at once, and let the server stop a while later.
 
+    A worker does the same when the process that supervises it ends, in whatever way.
     So load balancers, which look at `/ready` every few seconds, stop sending requests before
     connections are refused. Who has connected until then is answered.
 
@@ -63,6 +68,7 @@ def drain_on_sigterm(
     if ALL_STOP is not None:
         signal.signal(ALL_STOP, note)
     signal.signal(signal.SIGTERM, drain)
+    _stop_with_supervisor()
     try:
         yield
     finally:
@@ -73,3 +79,19 @@ def drain_on_sigterm(
         end = threading.Timer(LONGEST_END_SECONDS, os._exit, [0])
         end.daemon = True
         end.start()
+
+
+def _stop_with_supervisor() -> None:
+    """In a worker, wait for the end of its supervisor, which then cannot stop it any more."""
+    supervisor = multiprocessing.parent_process()
+    if supervisor is None:
+        return
+
+    def stop_after() -> None:
+        supervisor.join()
+        logger.warning("the supervisor of the workers has ended")
+        for number in (ALL_STOP, signal.SIGTERM):  # as it would have done
+            if number is not None:
+                os.kill(os.getpid(), number)
+
+    threading.Thread(target=stop_after, name="supervisor", daemon=True).start()

@@ -33,7 +33,7 @@ from serving.runtime.adaptive_batching import AdaptiveBatcher, Predict
 from serving.runtime.draining import drain_on_sigterm
 from serving.runtime.limits import Limits
 from serving.runtime.offloading import Offloader
-from serving.telemetry import metrics
+from serving.telemetry import metrics, metrics_directory
 from serving.telemetry.logging import log_failure
 
 logger = logging.getLogger("serving")
@@ -65,16 +65,18 @@ class Service:
         """Load the model in the background, so that /health and /ready answer meanwhile."""
         if self.hooks:
             self.hooks.loop = asyncio.get_running_loop()
-        loading = asyncio.create_task(self.load())
         is_alone = self.settings.serving.workers == 1
-        with drain_on_sigterm(self._begin_draining, self._drain_seconds, is_alone=is_alone):
-            yield
-        loading.cancel()
-        self.offloader.close()
-        if self._batcher:
-            self._batcher.close()
-        if self.model:
-            self.model.close()
+        stops = drain_on_sigterm(self._begin_draining, self._drain_seconds, is_alone=is_alone)
+        with metrics_directory.in_use():
+            loading = asyncio.create_task(self.load())
+            with stops:
+                yield
+            loading.cancel()
+            self.offloader.close()
+            if self._batcher:
+                self._batcher.close()
+            if self.model:
+                self.model.close()
 
     async def load(self) -> None:
         """Load the model; while that fails, try again with growing pauses, for a bounded time.

@@ -7,9 +7,6 @@ from contextvars import ContextVar
 from serving.config.settings import LoggingSettings
 from serving.redaction import redact
 
-METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""Where several workers add their metrics up; prometheus-client reads it when it is imported."""
-
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The request that is being answered, for its log records and its error document."""
 

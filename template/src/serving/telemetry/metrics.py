@@ -1,7 +1,6 @@
 """Prometheus metrics of the API, right with one worker and with several.
 
-Several workers share files in the directory that `PROMETHEUS_MULTIPROC_DIR` names, which
-`serving.api.server` makes; prometheus-client reads that variable when it is imported.
+Several workers share files in a directory: see `serving.telemetry.metrics_directory`.
 """
 
 import os
@@ -19,7 +18,7 @@ from prometheus_client import (
     multiprocess,
 )
 
-from serving.telemetry.logging import METRICS_DIRECTORY
+from serving.telemetry import metrics_directory
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -63,7 +62,7 @@ MODEL = Gauge(
 
 def latest() -> bytes:
     """All metrics in Prometheus' text format, of all workers together."""
-    if directory := os.environ.get(METRICS_DIRECTORY):
+    if directory := os.environ.get(metrics_directory.VARIABLE):
         _forget_dead_workers(Path(directory))
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # untyped
