@@ -94,6 +94,23 @@ def test_no_jinja_is_left(project: Path) -> None:
         assert not JINJA.search(str(path))
 
 
+def test_links_between_pages_lead_to_files(project: Path) -> None:
+    for page in (path for path in files(project) if path.suffix == ".md"):
+        text = (project / page).read_text(encoding="utf-8")
+        for link in re.findall(r"\]\((?!\w+:|#)([^)#]+)", text):
+            assert (project / page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_the_security_page_names_tests_and_settings_that_exist() -> None:
+    text = (ROOT / "template/docs/security.md").read_text(encoding="utf-8")
+    tests = set(re.findall(r"`(tests/[^`]+)`", text))
+    assert tests
+    assert [name for name in tests if not (ROOT / name).exists()] == []
+    guide = (ROOT / "template/README.md.jinja").read_text(encoding="utf-8")
+    settings = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)\b", text))
+    assert [name for name in settings if f"`{name}`" not in guide] == []
+
+
 def test_no_directory_is_empty(project: Path) -> None:
     empty = [path for path in project.rglob("*") if path.is_dir() and not any(path.iterdir())]
     assert empty == []
