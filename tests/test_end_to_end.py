@@ -62,8 +62,8 @@ def test_example_from_training_to_prediction(project: Path, penguins: str) -> No
         example = request_schema(http.get("/openapi.json").json())["example"]
         answer = http.post("/predict", json=example).json()
         assert answer["prediction"] == "Adelie"
-        assert answer["confidence"] > 0.9
-        assert answer["entities"] == {"penguin_id": "PAL0708-N1A1"}
+        assert answer["confidence"] > 0.5
+        assert answer["entities"] == {"penguin_id": "example"}  # none of the data
 
         rows = list(csv.DictReader((project / "data/penguins.csv").open(encoding="utf-8")))
         samples = [_sample(row, set(example)) for row in rows]

@@ -1,11 +1,12 @@
 """From recipe and signature to a typed API."""
 
+import json
 from typing import Any
 
 import pytest
 from conftest import RECIPE
 from pydantic import ValidationError
-from serving.contract.columns import Column, Signature
+from serving.contract.columns import COLUMN_TYPES, Column, Signature
 from serving.contract.schema import APISchemaGenerator
 from serving.errors import ContractError
 
@@ -102,6 +103,40 @@ def test_without_recipe_and_signature_the_columns_are_unknown() -> None:
 
 def test_without_a_recipe_the_signature_is_the_request() -> None:
     assert list(properties(APISchemaGenerator(None, signature(a="long", b="string")))) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("given", "identifier"),
+    [
+        ({"example": {"id": 4711, "a": 1.5}}, 4711),  # whoever gives an example may name one
+        ({"example": {"a": 1.5}}, 1),
+        ({"input_example": {"id": 4711, "a": 1.5}}, 1),  # a row of the data
+        ({"input_example": {"a": 1.5}}, 1),
+    ],
+)
+def test_the_example_shows_no_entity_of_the_data(given: dict[str, Any], identifier: int) -> None:
+    generator = APISchemaGenerator(
+        recipe(entity_columns=["id"], target_column="y"),
+        signature(a="double"),
+        entity_types={"id": "long"},
+        **given,
+    )
+    assert generator.example == {"id": identifier, "a": 1.5}
+
+
+def test_without_anything_given_there_is_no_example() -> None:
+    generator = APISchemaGenerator(
+        recipe(entity_columns=["id"], target_column="y"), signature(a="double")
+    )
+    assert generator.example == {}
+
+
+@pytest.mark.parametrize("type_", COLUMN_TYPES)
+def test_what_is_made_up_is_valid(type_: str) -> None:
+    column = Column("a", type_)
+    generator = APISchemaGenerator(None, Signature((column,)))
+    body = json.dumps({"a": column.spec.made_up})
+    generator.generate_request_schema().model_validate_json(body)
 
 
 @pytest.mark.parametrize(

@@ -170,11 +170,123 @@ def test_integer_classes_stay_integers_where_some_are_missing() -> None:
     assert data.target_column.type == "long"
 
 
-def test_without_a_complete_row_the_example_has_nulls(settings: Settings) -> None:
-    frame = pd.DataFrame({"a": [1.5, None] * 30, "b": [None, 2.5] * 30, "y": [0, 1] * 30})
-    frame.to_csv("gaps.csv", index=False)
-    result = train(recipe([IMPUTE], target_column="y"), settings, Path("gaps.csv"))
-    assert served(settings, result.run_id).schemas.example == {"a": 1.5, "b": None}
+def test_the_example_is_typical_and_of_nobody(settings: Settings, tmp_path: Path) -> None:
+    """What callers see, and what is kept with the model, names no row's entity or text."""
+    from mlflow.artifacts import download_artifacts
+
+    rows = 60
+    people = [f"Ada Lovelace {n}" for n in range(rows)]
+    frame = pd.DataFrame(
+        {
+            "person": people,
+            "age": [30, 40, 50] * 20,
+            "income": [1000.5, None, 3000.5] * 20,
+            "tier": ["gold", "silver", "silver"] * 20,
+            "member": [True, True, False] * 20,
+            "since": pd.date_range("2026-01-01", periods=rows).strftime("%Y-%m-%dT13:45:07"),
+            "nickname": [f"Countess {n}" for n in range(rows)],
+            "title": ["Dr."] * 50 + ["Countess of Lovelace"] + ["Ms."] * 9,
+            "y": [0, 1, 1] * 20,
+        }
+    )
+    frame.to_csv("people.csv", index=False)
+    plan = recipe([IMPUTE, ONE_HOT, SCALE], entity_columns=["person"], target_column="y")
+    result = train(plan, settings, Path("people.csv"))
+    features = {
+        "age": 40,
+        "income": 3000.5,
+        "tier": "silver",
+        "member": True,
+        "since": "2026-01-31T00:00:00Z",
+        "nickname": "example",
+        "title": "Dr.",
+    }
+    model = served(settings, result.run_id)
+    assert model.schemas.example == {"person": "example", **features}
+    shown = model.schemas.generate_openapi_spec()["components"]["schemas"]["PredictionRequest"]
+    assert shown["properties"]["title"]["examples"] == ["Dr.", "Ms."]
+
+    directory = Path(download_artifacts(f"models:/{result.model_id}", dst_path=str(tmp_path)))
+    kept = [file for file in directory.rglob("*") if file.suffix not in (".pkl", ".csv")]
+    assert "input_example.json" in {file.name for file in kept}
+    text = "".join(file.read_text() for file in kept if file.is_file())
+    assert "silver" in text
+    assert "Lovelace" not in text
+    assert "Countess" not in text
+
+
+def test_the_input_example_has_the_types_of_the_signature(
+    settings: Settings, orders: pd.DataFrame
+) -> None:
+    import mlflow.pyfunc
+
+    orders.to_csv("orders.csv", index=False)
+    plan = recipe([IMPUTE, ONE_HOT], entity_columns=["order"], target_column="tier")
+    result = train(plan, settings, Path("orders.csv"))
+    model = mlflow.pyfunc.load_model(f"runs:/{result.run_id}/model")
+    logged = model.metadata.signature.inputs.to_dict()
+    assert {column["name"]: column["type"] for column in logged} == {
+        "placed on": "datetime",
+        "quantity": "long",
+        "spent": "double",
+        "member": "boolean",
+        "rating": "double",
+    }
+    assert len(model.predict(model.input_example)) == 1  # MLflow refuses another type
+
+
+def with_example(plan: Recipe, **example: Any) -> Recipe:
+    data = plan.data.model_copy(update={"example": example})
+    return plan.model_copy(update={"data": data})
+
+
+def test_a_recipe_may_give_values_of_its_example(settings: Settings, orders: pd.DataFrame) -> None:
+    orders.to_csv("orders.csv", index=False)
+    plan = recipe([IMPUTE, ONE_HOT], entity_columns=["order"], target_column="member")
+    own = {"order": "0815", "placed on": "2027-05-01", "quantity": 3, "spent": 7, "rating": None}
+    result = train(with_example(plan, **own), settings, Path("orders.csv"))
+    example = served(settings, result.run_id).schemas.example
+    assert example == {
+        **{"order": "0815", "placed on": "2027-05-01T00:00:00Z", "quantity": 3, "spent": 7.0},
+        **{"tier": orders["tier"].mode().iloc[0], "rating": None},
+    }
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ({"nope": 1}, "data.example.nope: is no column of a request; those are order, placed on, "),
+        ({"member": True}, "data.example.member: is no column of a request; "),  # the target
+        ({"quantity": 1.5}, "data.example.quantity: must be an integer of 64 bits"),
+        ({"quantity": None}, "data.example.quantity: must be an integer of 64 bits"),
+        ({"placed on": "soon"}, "data.example.placed on: must be an RFC 3339 date-time or a date"),
+        ({"tier": 1}, "data.example.tier: must be a string"),
+        ({"order": 15}, "data.example.order: must be a string"),
+    ],
+)
+def test_a_wrong_value_of_the_example_is_named(
+    orders: pd.DataFrame, example: dict[str, Any], message: str
+) -> None:
+    orders.to_csv("orders.csv", index=False)
+    plan = recipe([], entity_columns=["order"], target_column="member")
+    with pytest.raises(RecipeError) as caught:
+        load_dataset(with_example(plan, **example), Path("orders.csv"))
+    assert str(caught.value).startswith(message)
+
+
+def test_a_model_that_refuses_made_up_text_needs_an_example(
+    settings: Settings, orders: pd.DataFrame
+) -> None:
+    # More cities than are told, so that one is made up, which training never saw.
+    orders["city"] = [f"city {n % 24}" for n in range(len(orders))]
+    orders.to_csv("orders.csv", index=False)
+    step = ONE_HOT | {"handle_unknown": "error"}
+    plan = recipe([step], target_column="member", feature_columns=["city", "tier"])
+    with pytest.raises(RecipeError) as caught:
+        train(plan, settings, Path("orders.csv"))
+    assert str(caught.value).startswith("data.example: the model fails on the API's example: ")
+    assert str(caught.value).endswith("give values that it takes (made up are those of city)")
+    train(with_example(plan, city="city 1"), settings, Path("orders.csv"))
 
 
 def test_booleans_with_gaps_are_numbers(orders: pd.DataFrame) -> None:

@@ -29,6 +29,8 @@ class ColumnType:
     """NumPy dtype of the column, exactly as the signature asks for it."""
     rule: str
     """What a value must be, in words."""
+    made_up: Any
+    """A value, as JSON has it, that comes from no data."""
 
 
 _RFC_3339 = re.compile(
@@ -119,15 +121,17 @@ _Any = Annotated[
 ]
 
 COLUMN_TYPES: dict[str, ColumnType] = {
-    "boolean": ColumnType(bool, "bool", "a boolean"),
-    "integer": ColumnType(_Int32, "int32", "an integer of 32 bits"),
-    "long": ColumnType(_Int64, "int64", "an integer of 64 bits"),
-    "float": ColumnType(_Float32, "float32", "a finite number of single precision"),
-    "double": ColumnType(_Float64, "float64", "a finite number"),
-    "string": ColumnType(str, "object", "a string"),
-    "binary": ColumnType(_Binary, "object", "base64 in a string"),
-    "datetime": ColumnType(_DateTime, "datetime64[us]", "an RFC 3339 date-time or a date"),
-    "any": ColumnType(_Any, "object", "a string, a number, a boolean or null"),
+    "boolean": ColumnType(bool, "bool", "a boolean", True),
+    "integer": ColumnType(_Int32, "int32", "an integer of 32 bits", 1),
+    "long": ColumnType(_Int64, "int64", "an integer of 64 bits", 1),
+    "float": ColumnType(_Float32, "float32", "a finite number of single precision", 1.0),
+    "double": ColumnType(_Float64, "float64", "a finite number", 1.0),
+    "string": ColumnType(str, "object", "a string", "example"),
+    "binary": ColumnType(_Binary, "object", "base64 in a string", "AAAA"),
+    "datetime": ColumnType(
+        _DateTime, "datetime64[us]", "an RFC 3339 date-time or a date", "2026-01-01T00:00:00Z"
+    ),
+    "any": ColumnType(_Any, "object", "a string, a number, a boolean or null", "example"),
 }
 """MLflow's scalar types, and `any` for a column without one."""
 

@@ -143,6 +143,8 @@ class Data(Section):
     fetcher: Fetcher = Fetcher()
     data_interface: DataInterface
     split: Split = Split()
+    example: dict[str, Any] = {}
+    """Values of columns for the example of the API; the others are typical or made up."""
 
 
 _STEP_OPTIONS = {

@@ -50,7 +50,10 @@ class APISchemaGenerator:
             features are then all inputs of its signature.
         signature: the model's columns; None types every column as a JSON scalar.
         entity_types: types of the entity columns, which the model itself never sees.
-        example: a request that works, for the OpenAPI document.
+        example: a request that works, for the OpenAPI document; entities that it lacks are made
+            up.
+        input_example: a row that works, where there is no `example`. It may be one of the data,
+            so that its entities are not shown.
         classes: labels that the model gives probabilities for.
         profile: what training saw in each column: `{"minimum": 1, "maximum": 9}` or
             `{"values": [...]}`. It documents; nothing is refused by it.
@@ -71,6 +74,7 @@ class APISchemaGenerator:
         *,
         entity_types: Mapping[str, str] | None = None,
         example: Mapping[str, Any] | None = None,
+        input_example: Mapping[str, Any] | None = None,
         classes: Sequence[Any] = (),
         profile: Mapping[str, Mapping[str, Any]] | None = None,
         unknown_fields: Literal["forbid", "ignore"] = "forbid",
@@ -95,7 +99,12 @@ class APISchemaGenerator:
         self.response_fields = _public_names(response_fields)
         _check_names("RequestFields", self.request_fields, [c.name for c in self.columns])
         _check_names("ResponseFields", self.response_fields, _RESPONSE_FIELDS)
-        given = dict(example or {})
+        made_up = {column.name: column.spec.made_up for column in self.entities}
+        given: dict[str, Any] = {}
+        if example:
+            given = {**made_up, **example}
+        elif input_example:
+            given = {**input_example, **made_up}
         self.example = {c.name: given[c.name] for c in self.columns if c.name in given}
         self.example |= _examples(request_fields)
 

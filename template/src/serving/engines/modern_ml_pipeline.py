@@ -108,14 +108,15 @@ class ModernMLPipelineEngine(Engine):
 
 
 def _request_example(path: Path, entities: list[str]) -> dict[str, Any] | None:
-    """The first complete row of the example that was logged, with a value for each entity."""
+    """The first complete row of the example that was logged, without entities."""
     file = path / "input_example.json"
     if not file.is_file():
         return None
     example = json.loads(file.read_text(encoding="utf-8"))
     for row in example["data"]:
         if None not in row:
-            return dict.fromkeys(entities, "1") | dict(zip(example["columns"], row, strict=True))
+            values = zip(example["columns"], row, strict=True)
+            return {name: value for name, value in values if name not in entities}
     return None
 
 

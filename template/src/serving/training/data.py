@@ -14,6 +14,7 @@ from serving.contract.columns import Column
 from serving.contract.recipe import Recipe, Task
 from serving.data.tables import infer_column, read_table, require_columns, to_table
 from serving.errors import DataError
+from serving.training.profile import Profile, make_example, profile
 
 _CLASSES = ("string", "long", "boolean")
 
@@ -31,33 +32,21 @@ class Dataset:
     entity_columns: list[Column]
     time: "pd.Series[Any] | None"
     """Shape (rows,): what a temporal split sorts by."""
+    seen: Profile
+    """What was seen in each feature."""
     example: dict[str, Any]
-    """A request: entities and features of the row with the fewest missing values."""
+    """A request, as JSON has it: of typical values, with entities that are made up."""
+    example_features: pd.DataFrame
+    """Its features, of shape (1, features)."""
     dropped: int
     """How many rows were left out because they have no target."""
-
-
-MOST_VALUES = 20
-"""Text with more different values than this is no category, and may be personal: not told."""
-
-
-def profile(data: Dataset) -> dict[str, dict[str, Any]]:
-    """Tell what was seen in each feature, for the API's documentation: range, or categories."""
-    seen: dict[str, dict[str, Any]] = {}
-    for column in data.feature_columns:
-        values = data.features[column.name].dropna()
-        if column.type == "string" and values.nunique() <= MOST_VALUES:
-            seen[column.name] = {"values": sorted(values.unique().tolist())}
-        elif column.type in ("integer", "long", "float", "double"):
-            low, high = np.asarray(values.agg(["min", "max"])).tolist()
-            seen[column.name] = {"minimum": low, "maximum": high}
-    return seen
 
 
 def load_dataset(recipe: Recipe, path: Path) -> Dataset:
     """Read the recipe's columns from a CSV or Parquet file.
 
-    Raises `DataError` naming the file and the column, when one is missing or has no usable type.
+    Raises `DataError` naming the file and the column, when one is missing or has no usable type,
+    and `RecipeError` when the recipe's example does not fit the columns.
     """
     interface = recipe.data.data_interface
     frame = read_table(path, as_text=interface.entity_columns)
@@ -88,6 +77,8 @@ def load_dataset(recipe: Recipe, path: Path) -> Dataset:
     time_columns = _time_columns(recipe, frame, path)
     columns = [*time_columns, *entity_columns, *feature_columns, target_column]
     typed = pd.DataFrame(to_table(frame, columns, path))
+    seen = profile(typed, feature_columns)
+    example = make_example(recipe.data.example, [*entity_columns, *feature_columns], seen)
     return Dataset(
         features=typed[features],
         target=typed[target],
@@ -95,7 +86,9 @@ def load_dataset(recipe: Recipe, path: Path) -> Dataset:
         target_column=target_column,
         entity_columns=entity_columns,
         time=typed[time_columns[0].name] if time_columns else None,
-        example=_example(typed, [*entity_columns, *feature_columns]),
+        seen=seen,
+        example=example,
+        example_features=pd.DataFrame(to_table(pd.DataFrame([example]), feature_columns, path)),
         dropped=rows - len(frame),
     )
 
@@ -177,15 +170,3 @@ def _check_target(recipe: Recipe, target: Column, path: Path) -> None:
             f"{path}: the target column '{target.name}' is {target.spec.rule}; classification "
             "needs classes: text, integers or booleans"
         )
-
-
-def _example(frame: pd.DataFrame, columns: list[Column]) -> dict[str, Any]:
-    gaps = frame[[column.name for column in columns]].isna().to_numpy().sum(axis=1)
-    fullest = int(gaps.argmin())
-    example: dict[str, Any] = {}
-    for column in columns:
-        value = frame[column.name].tolist()[fullest]
-        if isinstance(value, pd.Timestamp):
-            value = f"{value.isoformat()}Z"
-        example[column.name] = None if pd.isna(value) else value
-    return example

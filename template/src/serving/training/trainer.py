@@ -18,7 +18,7 @@ from serving.errors import RecipeError, ServingError, TrainingError
 from serving.model.loading import load_model
 from serving.redaction import first_line, redact
 from serving.store import tracking
-from serving.training.data import Dataset, load_dataset, profile, split
+from serving.training.data import Dataset, load_dataset, split
 from serving.training.metrics import Metric, chosen_metrics, evaluate
 from serving.training.pipeline import build_pipeline, likely_cause
 
@@ -78,6 +78,7 @@ def _train(recipe: Recipe, settings: Settings, data_path: Path | None) -> Traini
             started = time.perf_counter()
             _fit(pipeline, recipe, data, parts["train"])
             mlflow.log_metric("fit_seconds", time.perf_counter() - started)
+            _ask(pipeline, data)
             metrics = _evaluate(pipeline, recipe, data, parts, chosen)
             mlflow.log_metrics(metrics)
             model_id = _log_model(pipeline, recipe, data)
@@ -165,6 +166,20 @@ def _fit(pipeline: Any, recipe: Recipe, data: Dataset, rows: Any) -> None:
         ) from exc
 
 
+def _ask(pipeline: Any, data: Dataset) -> None:
+    """Predict the example, on which a model that refuses values it does not know may fail."""
+    try:
+        pipeline.predict(data.example_features)
+    except Exception as exc:
+        logger.debug("the example failed", exc_info=True)
+        made_up = [column.name for column in data.feature_columns if not data.seen[column.name]]
+        hint = f" (made up are those of {', '.join(made_up)})" if made_up else ""
+        raise RecipeError(
+            f"data.example: the model fails on the API's example: {first_line(exc)}; "
+            f"give values that it takes{hint}"
+        ) from exc
+
+
 def _evaluate(
     pipeline: Any,
     recipe: Recipe,
@@ -202,13 +217,13 @@ def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
             signature=ModelSignature(
                 inputs=schema(*data.feature_columns), outputs=Schema([ColSpec(output)])
             ),
-            input_example=data.features.head(1),
+            input_example=data.example_features,  # anybody who sees the run sees it
             pip_requirements=_requirements(recipe),
             metadata={
                 RECIPE: recipe.as_written(),
                 ENTITY_TYPES: {column.name: column.type for column in data.entity_columns},
                 REQUEST_EXAMPLE: data.example,
-                TRAINING_PROFILE: profile(data),
+                TRAINING_PROFILE: data.seen,
             },
         )
     return str(info.model_id)
