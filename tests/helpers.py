@@ -47,6 +47,20 @@ AWKWARD_NAMES = {
     "x" * 60: "x" * 40,
 }
 
+# For the Python of an environment: prints the files that are not there, or not as RECORD says.
+WRONG_RECORDS = """
+import base64, hashlib, importlib.metadata
+
+for distribution in importlib.metadata.distributions():
+    for file in distribution.files or ():
+        path = file.locate()
+        content = path.read_bytes() if path.is_file() else None
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content or b"").digest()).rstrip(b"=")
+        said = (file.hash.value, file.size) if file.hash else None
+        if content is None or said not in (None, (digest.decode(), len(content))):
+            print(file)
+"""
+
 
 def run(
     *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None, check: bool = True

@@ -17,7 +17,7 @@ import docker
 import pytest
 from conftest import Render
 from docker.models.containers import Container
-from helpers import ALL_STAGES, QUESTIONS, ROOT, STAGE_SETS, run, uv
+from helpers import ALL_STAGES, QUESTIONS, ROOT, STAGE_SETS, WRONG_RECORDS, run, uv
 from images import (
     HARDENED,
     SESSION,
@@ -158,6 +158,55 @@ def test_images_hold_only_what_they_need(
         assert "hunter2" not in history
     libraries = sh(engine, images["api"], "ls /app/.venv/lib/python3*/site-packages")
     assert not {"pyarrow", "sqlalchemy", "alembic", "pytest"} & set(libraries.lower().split())
+
+
+@needs_docker
+def test_records_agree_with_the_files(engine: docker.DockerClient, images: dict[str, str]) -> None:
+    """So do scanners and whatever lists what an image is made of."""
+    for stage, image in images.items():
+        python = ["python", "-I", "-c"]
+        printed = engine.containers.run(image, [WRONG_RECORDS], entrypoint=python, remove=True)
+        assert printed == b"", stage
+
+
+@pytest.fixture(scope="module")
+def with_storage(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project, whose user has added what it takes to load a model from gs://."""
+    changed = tmp_path_factory.mktemp("storage") / "project"
+    ignore = shutil.ignore_patterns(".venv", "mlruns", "mlflow.db")
+    shutil.copytree(project, changed, ignore=ignore)
+    uv("add", "--quiet", "--no-sync", "--group", "tracking", "google-cloud-storage", cwd=changed)
+    return changed
+
+
+@needs_docker
+def test_what_a_dependency_of_the_users_needs_is_in_the_image(
+    engine: docker.DockerClient, with_storage: Path
+) -> None:
+    """The API needs no google-auth; google-cloud-storage does."""
+    image = build(with_storage, "--target", "api")
+    script = (
+        "from google.cloud.storage import Client; Client.create_anonymous_client();"
+        "from mlflow.store.artifact import artifact_repository_registry as registry;"
+        "print(type(registry.get_artifact_repository('gs://bucket/model')).__name__)"
+    )
+    assert sh(engine, image, f'python -c "{script}"', **HARDENED) == "GCSArtifactRepository\n"
+
+
+@needs_docker
+def test_a_dependency_that_cannot_be_imported_ends_the_build(with_storage: Path) -> None:
+    script = with_storage / "docker" / "requirements.py"
+    options = '"--no-emit-project"'
+    text = script.read_text()
+    assert options in text
+    script.write_text(text.replace(options, f'{options}, "--prune=google-auth"'))
+    command = ("docker", "build", "--progress", "plain", "--target", "api-environment", ".")
+    refused = run(*command, cwd=with_storage, check=False)
+    script.write_text(text)
+    assert refused.returncode != 0
+    reason = "cannot be imported: No module named 'google.auth'"
+    assert f"google-cloud-storage, which pyproject.toml names, {reason}" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 @needs_docker

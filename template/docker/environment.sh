@@ -1,10 +1,8 @@
 #!/bin/sh
 # Fill /app/.venv with the locked versions of a dependency group, and make it small.
-# Arguments: options of `uv export`.
+# Arguments: those of requirements.py.
 set -eu
-# Versions and hashes without addresses, so that any index that has them will do.
-uv export --frozen --quiet --no-default-groups --no-emit-project "$@" \
-    --output-file /tmp/requirements.txt
+python3 /docker/requirements.py "$@" >/tmp/requirements.txt
 uv venv --quiet /app/.venv
 uv pip sync --quiet --python /app/.venv --require-hashes /tmp/requirements.txt
 rm -f /app/.venv/.lock

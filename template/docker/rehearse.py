@@ -6,15 +6,20 @@ A read-only container cannot write bytecode, and starts three times as slowly wi
 everything would cost the API's image 80 MB; this costs 60 (with a compiled model inside 15), and
 covers the standard library, whose bytecode the official Python images leave out. What is missing
 here costs time at the start, never correctness.
+
+A library that pyproject.toml names has to be importable: the build fails where it lacks a module,
+so that nobody finds that out in a running container. What it lacks here and may find there, such as
+a GPU or a library of the system, is none of this.
 """
 
 import contextlib
 import importlib
 import pkgutil
 import re
+import sys
 import tempfile
 import tomllib
-from importlib.metadata import packages_distributions
+from importlib.metadata import Distribution, distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,24 +63,54 @@ LATE = {
 
 def main() -> None:
     """Import everything of that kind which this environment has."""
+    for distribution in own_dependencies():
+        for name in modules_of(distribution):
+            import_own(name, distribution.name)
     late = [name for library, names in LATE.items() if find_spec(library) for name in names]
-    for name in [*sorted(own_dependencies()), *late, *families_of_estimators()]:
+    for name in [*late, *families_of_estimators()]:
         with contextlib.suppress(Exception):  # not importable here
             importlib.import_module(name)
     if all(map(find_spec, ("mlflow", "pandas", "sklearn"))):
         predict_once()
 
 
-def own_dependencies() -> set[str]:
-    """Modules of everything that pyproject.toml names, so that your own libraries count too."""
+def import_own(module: str, distribution: str) -> None:
+    """Import a module of a library that pyproject.toml names; end the build if it lacks one."""
+    try:
+        importlib.import_module(module)
+    except ImportError as exc:
+        lacks = isinstance(exc, ModuleNotFoundError) or str(exc).startswith("cannot import name")
+        if lacks:
+            sys.exit(f"{distribution}, which pyproject.toml names, cannot be imported: {exc}")
+    except Exception:
+        pass  # it wants what only the container will have
+
+
+def own_dependencies() -> list[Distribution]:
+    """Everything here that pyproject.toml names, so that your own libraries count too."""
     content = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
     groups = [content["project"]["dependencies"], *content["dependency-groups"].values()]
     named = {normal(entry) for group in groups for entry in group if isinstance(entry, str)}
-    return {
-        module
-        for module, distributions in packages_distributions().items()
-        if module.isidentifier() and named.intersection(map(normal, distributions))
-    }
+    found = [one for one in distributions() if normal(one.name) in named]
+    return sorted(found, key=lambda one: normal(one.name))
+
+
+def modules_of(distribution: Distribution) -> list[str]:
+    """Its outermost modules: of google-cloud-storage not `google`, which others share."""
+    found: set[tuple[str, ...]] = set()
+    for file in distribution.files or []:
+        *folders, name = file.parts
+        if name == "__init__.py":
+            found.add(tuple(folders))
+        elif not folders and file.suffix in (".py", ".so"):
+            found.add((name.partition(".")[0],))
+    return [
+        ".".join(path)
+        for path in sorted(found)
+        if not any(path[:length] in found for length in range(1, len(path)))
+        and all(part.isidentifier() and part[0] != "_" for part in path)
+        and not {"test", "tests"}.intersection(path)
+    ]
 
 
 def normal(requirement: str) -> str:

@@ -8,13 +8,15 @@
 - Where numpy and scipy ship the same library, the second becomes a link (up to 3 MB).
 - onnxruntime's library for C programs goes (35 MB), which its Python module holds once more, and
   its tools for graphs (4 MB) go where onnx, without which they cannot be imported, is left out.
-- databricks.sdk (8 MB) goes where google-auth, which it cannot be imported without, is left out.
 
 Whatever could be imported before can be imported afterwards, so every estimator of every
-library still loads.
+library still loads. Each RECORD lists what is left, so that scanners agree with it.
 """
 
+import base64
+import csv
 import filecmp
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -26,13 +28,7 @@ LIBRARIES = (
     *("httptools", "joblib", "mlflow", "narwhals", "numpy", "pandas", "pyarrow", "scipy"),
     *("sklearn", "uvloop"),
 )
-# MLflow asks whether there is `databricks.agents`: `databricks` itself has to stay.
-NEEDED = {
-    "google/auth": ["databricks/sdk"],
-    "onnx": [
-        f"onnxruntime/{name}" for name in ("backend", "quantization", "tools", "transformers")
-    ],
-}
+ONNX_TOOLS = ("backend", "quantization", "tools", "transformers")
 SOURCES = {".a", ".c", ".cpp", ".exe", ".h", ".hpp", ".pxd", ".pxi", ".pyi", ".pyx", ".tp"}
 
 
@@ -81,12 +77,39 @@ def drop_second_onnxruntime(packages: Path) -> None:
                 library.unlink()
 
 
-def drop_what_lacks_its_library(packages: Path) -> None:
-    """Delete modules that cannot be imported without a library that is not there."""
-    for needed, folders in NEEDED.items():
-        if not (packages / needed).exists():
-            for folder in folders:
-                shutil.rmtree(packages / folder, ignore_errors=True)
+def drop_tools_for_onnx(packages: Path) -> None:
+    """Delete onnxruntime's tools where onnx, without which they cannot be imported, is not."""
+    if not (packages / "onnx").exists():
+        for name in ONNX_TOOLS:
+            shutil.rmtree(packages / "onnxruntime" / name, ignore_errors=True)
+
+
+def stand_in_for_databricks(packages: Path) -> None:
+    """MLflow asks whether there is `databricks.agents`, which fails without `databricks`."""
+    if (packages / "mlflow").exists():
+        (packages / "databricks").mkdir(exist_ok=True)
+
+
+def rewrite_records(packages: Path) -> None:
+    """Have each distribution list the files that are left of it, as they are now.
+
+    https://packaging.python.org/en/latest/specifications/recording-installed-packages/
+    """
+    for record in packages.glob("*.dist-info/RECORD"):
+        with record.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if (packages / row[0]).exists()]
+        with record.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(
+                (name, *measure(packages / name)) if digest else (name, digest, size)
+                for name, digest, size in rows
+            )
+
+
+def measure(file: Path) -> tuple[str, int]:
+    """Hash and size of a file, as RECORD has them."""
+    content = file.read_bytes()
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=")
+    return f"sha256={digest.decode()}", len(content)
 
 
 def main() -> None:
@@ -94,11 +117,13 @@ def main() -> None:
     for name in LIBRARIES:
         drop_tests_and_sources(packages / name)
     drop_second_onnxruntime(packages)
-    drop_what_lacks_its_library(packages)
+    drop_tools_for_onnx(packages)
+    stand_in_for_databricks(packages)
     # auditwheel has rewritten what lies in *.libs; that is left alone.
     found = [path for path in packages.rglob("*.so*") if path.is_file() and not path.is_symlink()]
     strip([library for library in found if library.parent.suffix != ".libs"])
     link_twins(packages)
+    rewrite_records(packages)
 
 
 if __name__ == "__main__":

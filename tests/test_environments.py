@@ -1,0 +1,151 @@
+"""How the environment of an image is made: docker/*.py of a rendered project, without Docker."""
+
+import os
+import re
+import shutil
+import sys
+from importlib.metadata import Distribution, distributions
+from pathlib import Path
+
+import pytest
+from conftest import Render
+from helpers import ROOT, WRONG_RECORDS, run, uv
+from uv import find_uv_bin
+
+pytestmark = pytest.mark.slow
+
+SCRIPTS = ROOT / "template/docker"
+LEAN = {"databricks-sdk", "google-auth", "cryptography", "gitpython", "rich", "pygments"}
+"""What is left out."""
+
+
+@pytest.fixture
+def project(render: Render, tmp_path: Path) -> Path:
+    """A project with a lock, and no environment, that a test may change."""
+    project = shutil.copytree(render(project_name="Environments"), tmp_path / "project")
+    uv("lock", "--quiet", cwd=project)
+    return project
+
+
+def requirements(project: Path, *options: str) -> set[str]:
+    """The packages that an image gets."""
+    path = f"{Path(find_uv_bin()).parent}:{os.environ['PATH']}"
+    script = project / "docker/requirements.py"
+    printed = run(sys.executable, script, *options, cwd=project, env={"PATH": path}).stdout
+    return set(re.findall(r"^([\w.-]+)==", printed, re.MULTILINE))
+
+
+def test_an_api_gets_what_it_asks_for_alone(project: Path) -> None:
+    everything = requirements(project, "--group", "api")
+    assert everything - requirements(project, "--lean", "--group", "api") >= LEAN
+    assert everything >= LEAN
+    compiled = requirements(project, "--group", "compiled")
+    assert compiled - requirements(project, "--lean", "--group", "compiled") >= {"rich", "pygments"}
+
+
+@pytest.mark.parametrize(
+    ("added", "kept"),
+    [
+        ("google-cloud-storage", {"google-auth", "cryptography"}),  # needs google-auth
+        ("databricks-sdk", {"databricks-sdk", "google-auth", "cryptography"}),
+        ("rich", {"rich", "pygments"}),
+    ],
+)
+def test_what_a_dependency_of_the_users_needs_is_kept(
+    project: Path, added: str, kept: set[str]
+) -> None:
+    uv("add", "--quiet", "--no-sync", "--group", "native", added, cwd=project)
+    found = requirements(project, "--lean", "--group", "api")
+    assert found >= {added, *kept}
+    assert not found & LEAN - kept
+
+
+def site_packages(environment: Path) -> Path:
+    [packages] = environment.glob("lib/python3*/site-packages")
+    return packages
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """An empty virtual environment."""
+    uv("venv", "--quiet", tmp_path / "env", "--python", sys.executable, cwd=tmp_path)
+    return tmp_path / "env"
+
+
+def test_record_lists_what_is_left(environment: Path) -> None:
+    packages = site_packages(environment)
+    python = environment / "bin/python"
+    # Copies: a link into uv's cache would change what is there.
+    options = ("--quiet", "--python", python, "--link-mode", "copy")
+    uv("pip", "install", *options, "numpy", "httptools", cwd=environment)
+
+    def listed() -> set[str]:
+        return {
+            str(file) for one in distributions(path=[str(packages)]) for file in one.files or ()
+        }
+
+    before = listed()
+    run(sys.executable, SCRIPTS / "slim.py", environment, cwd=environment)
+    assert "numpy/tests/test_reloading.py" in before - listed()
+    assert "numpy/__init__.py" in listed()
+    assert run(python, "-I", "-c", WRONG_RECORDS, cwd=environment).stdout == ""
+    run(python, "-c", "import numpy, httptools", cwd=environment)
+
+
+def install(packages: Path, name: str, files: dict[str, str]) -> None:
+    """A distribution of these files, by path."""
+    listed = ""
+    for path, text in {**files, f"{name}-1.dist-info/METADATA": f"Name: {name}\n"}.items():
+        (packages / path).parent.mkdir(parents=True, exist_ok=True)
+        (packages / path).write_text(text)
+        listed += f"{path},,\n"
+    (packages / f"{name}-1.dist-info/RECORD").write_text(listed)
+    assert Distribution.at(packages / f"{name}-1.dist-info").files
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (
+            {"shared/cloud/store/__init__.py": "import shared.auth"},  # `shared` itself is empty
+            "No module named 'shared.auth'",
+        ),
+        ({"store.py": "from json import nothing"}, "cannot import name 'nothing' from 'json'"),
+        ({"store/__init__.py": "from . import dropped"}, "cannot import name 'dropped'"),
+    ],
+)
+def test_a_dependency_that_lacks_a_module_ends_the_build(
+    environment: Path, files: dict[str, str], reason: str
+) -> None:
+    install(site_packages(environment), "my_store", files)
+    (environment / "pyproject.toml").write_text(
+        '[project]\ndependencies = []\n[dependency-groups]\napi = ["my-store>=1"]\n'
+    )
+    rehearse = (environment / "bin/python", SCRIPTS / "rehearse.py")
+    found = run(*rehearse, cwd=environment, check=False)
+    assert found.returncode == 1
+    assert found.stderr.startswith(
+        f"my_store, which pyproject.toml names, cannot be imported: {reason}"
+    )
+    assert found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"store/__init__.py": "raise ImportError('libcuda.so.1: cannot open shared object file')"},
+        {"store/__init__.py": "raise OSError('libgomp.so.1: cannot open shared object file')"},
+        {"store/__init__.py": "raise RuntimeError('no GPU')"},
+        {"store/__init__.py": "", "tests/__init__.py": "import nowhere"},
+        {"store/__init__.py": "", "store/extra.py": "import nowhere", "_own.py": "import nowhere"},
+        {"my-stubs/__init__.pyi": "", "share/data.txt": "", "share/conf.py": "import nowhere"},
+    ],
+)
+def test_what_only_the_container_has_is_not_missed(
+    environment: Path, files: dict[str, str]
+) -> None:
+    install(site_packages(environment), "my_store", files)
+    (environment / "pyproject.toml").write_text(
+        '[project]\ndependencies = ["My.Store"]\n[dependency-groups]\n'
+    )
+    run(environment / "bin/python", SCRIPTS / "rehearse.py", cwd=environment)
