@@ -15,6 +15,9 @@ MOST_HEAD_BYTES = 65_536
 MOST_HEADERS = 100
 """Larger heads of requests are refused (431)."""
 
+MOST_PIPELINED = 100
+"""Requests that wait for the answer to one before them. One more ends the connection."""
+
 STALLED_SECONDS = 30
 """A connection is closed that takes longer to send the head of a request, or takes nothing of its
 answer for so long."""
@@ -24,12 +27,17 @@ class _HeadTooLarge(Exception):
     """Stops the parser."""
 
 
+class _TooManyPipelined(Exception):
+    """Stops the parser."""
+
+
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, with four differences.
+    """uvicorn's protocol, with five differences.
 
     - The head of an answer and its body are written together. Each write wakes the caller; one
       instead of two saves a tenth of what a small answer costs.
-    - The head of a request has a limit (431).
+    - The head of a request has a limit (431), and so has the number of requests that wait for the
+      answer to another. uvicorn reads more of them with each answer that it gives.
     - A connection is closed when its caller does not send a head, or does not take an answer.
     - When the server stops, a connection without a request in progress stays open a little longer.
     """
@@ -39,6 +47,7 @@ class Protocol(HttpToolsProtocol):
     _in_message = False
     _has_progressed = False
     _is_head_too_large = False
+    _is_flooded = False
     _chunk_bytes = 0
     _overhead_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
@@ -72,7 +81,15 @@ class Protocol(HttpToolsProtocol):
         elif self._in_head or not self._is_answering():
             self._expect_head()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.pipeline:  # these come first
+            self.flow.pause_reading()
+
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MOST_PIPELINED:
+            self._is_flooded = True
+            raise _TooManyPipelined
         super().on_message_begin()
         self._in_head = self._in_message = self._has_progressed = True
 
@@ -109,6 +126,8 @@ class Protocol(HttpToolsProtocol):
         """Answer a request at which the parser has stopped."""
         if self._is_head_too_large:
             self._refuse_head()
+        elif self._is_flooded:
+            self.transport.close()
         else:
             super().send_400_response(msg)
 
