@@ -14,6 +14,7 @@ import logging
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -50,20 +51,20 @@ async def _profile(bodies: list[bytes]) -> None:
 def _parts(model: Any, bodies: list[bytes]) -> dict[str, float]:
     """Median seconds of each part."""
     rows: Callable[[Any], Any] = model.rows
-    contents = [parse_json(body) for body in bodies]
+    parse = partial(parse_json, most_values=model.schemas.most_values)
+    contents = [parse(body) for body in bodies]
     samples = [model.request_schema.model_validate(content) for content in contents]
     taken = [rows([sample]) for sample in samples]
     tables = [model._read(row) for row in taken]
     predictions = [model.predict(table) for table in tables]
-    answers = [model.answers(*pair) for pair in zip(taken, predictions, strict=True)]
+    pairs = list(zip(taken, predictions, strict=True))
+    answers = [list(model.answers(*pair)) for pair in pairs]
     return {
-        "parse JSON": _median(parse_json, bodies),
+        "parse JSON": _median(parse, bodies),
         "validate": _median(model.request_schema.model_validate, contents),
         "build the table": _median(lambda sample: model._read(rows([sample])), samples),
         "model call": _median(model.predict, tables),
-        "form the answer": _median(
-            lambda pair: model.answers(*pair), list(zip(taken, predictions, strict=True))
-        ),
+        "form the answer": _median(lambda pair: list(model.answers(*pair)), pairs),
         "serialise": _median(model.write_one, answers),
     }
 

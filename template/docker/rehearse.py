@@ -60,6 +60,9 @@ LATE = {
     "pyarrow": ["pyarrow.dataset", "pyarrow.parquet"],
 }
 
+# What some distributions install beside their own modules, and nothing imports.
+STRAY = {"benchmarks", "conftest", "docs", "examples", "scripts", "setup", "test", "tests"}
+
 
 def main() -> None:
     """Import everything of that kind which this environment has."""
@@ -109,7 +112,7 @@ def modules_of(distribution: Distribution) -> list[str]:
         for path in sorted(found)
         if not any(path[:length] in found for length in range(1, len(path)))
         and all(part.isidentifier() and part[0] != "_" for part in path)
-        and not {"test", "tests"}.intersection(path)
+        and not STRAY.intersection(path)
     ]
 
 

@@ -1,5 +1,6 @@
 """What one caller, or the model, does to all others: over real sockets."""
 
+import contextlib
 import json
 import re
 import socket
@@ -29,10 +30,24 @@ def example_of(http: httpx.Client) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def penguin_api(project: Path, penguins: str) -> Iterator[httpx.Client]:
-    """A server of the example."""
+def penguin_server(project: Path, penguins: str) -> Iterator[tuple[httpx.Client, int]]:
+    """A server of the example, and its process."""
     with serve(project, "--run-id", penguins) as http:
-        yield http
+        log = (project / "server.log").read_text()
+        [pid] = re.findall(r"Started server process \[(\d+)\]", log)
+        yield http, int(pid)
+
+
+@pytest.fixture(scope="module")
+def penguin_api(penguin_server: tuple[httpx.Client, int]) -> httpx.Client:
+    """A client of that server."""
+    return penguin_server[0]
+
+
+@pytest.fixture(scope="module")
+def penguin_pid(penguin_server: tuple[httpx.Client, int]) -> int:
+    """The process of that server."""
+    return penguin_server[1]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +90,109 @@ def test_a_batch_of_the_largest_size_is_answered(penguin_api: httpx.Client) -> N
     assert (answer.status_code, len(answer.json()["predictions"])) == (200, 10_000)
 
 
+def batch_of(http: httpx.Client, count: int) -> bytes:
+    """A batch that is valid and as large as a body may be."""
+    example = example_of(http)
+    length = BODY_BYTES // count - len(json.dumps(example)) - 20
+    long = example | {"island": "x" * length}
+    return json.dumps({"samples": [long] * count}).encode()
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory of a process now."""
+    [line] = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(line) * 1024
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process has had since `reset_peak`."""
+    [line] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(line) * 1024
+
+
+def reset_peak(pid: int) -> int:
+    """Begin to measure the peak, and return what the process has now."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return resident_bytes(pid)
+
+
+def head_of(length: int) -> bytes:
+    """The head of a batch of this length."""
+    lines = "POST /predict/batch HTTP/1.1", "Host: a", "Content-Type: application/json"
+    return "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode()
+
+
+def test_large_bodies_take_little_more_memory_than_their_bytes(
+    penguin_api: httpx.Client, penguin_pid: int
+) -> None:
+    body = batch_of(penguin_api, 10_000)
+    example = example_of(penguin_api)
+
+    def send(_: int) -> int:
+        while True:
+            answer = penguin_api.post("/predict/batch", content=body)
+            if answer.status_code != 503:
+                return answer.status_code
+            assert "retry-after" in answer.headers
+            time.sleep(0.2)
+
+    before = reset_peak(penguin_pid)
+    with ThreadPoolExecutor(12) as pool:
+        statuses = pool.map(send, range(12))
+        for _ in range(20):
+            assert penguin_api.post("/predict", json=example).status_code == 200
+        assert set(statuses) == {200}
+    assert peak_bytes(penguin_pid) - before < 250_000_000  # it was 100 MB for each that waits
+
+
+def test_uploads_that_stall_keep_nobody_out(penguin_api: httpx.Client, penguin_pid: int) -> None:
+    body = batch_of(penguin_api, 1)
+    example = example_of(penguin_api)
+    before = reset_peak(penguin_pid)
+    with contextlib.ExitStack() as stack:
+        port = penguin_api.base_url.port
+        assert port
+        stalled = []
+        for _ in range(20):
+            connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+            stack.enter_context(connection)
+            connection.sendall(head_of(len(body)) + body[:-1])
+            stalled.append(connection)
+        for _ in range(100):
+            assert penguin_api.post("/predict", json=example).status_code == 200
+        answers = [connection.recv(65_536) for connection in stalled]
+    assert {answer.split()[1] for answer in answers} <= {b"408", b"503"}
+    assert b"nothing more of the body arrived for 5 s" in b"".join(answers)
+    assert penguin_api.post("/predict/batch", content=body).status_code == 200
+    assert peak_bytes(penguin_pid) - before < 150_000_000  # 8 of the 20 are kept
+
+
+def test_answers_that_nobody_reads_are_bounded(penguin_api: httpx.Client, penguin_pid: int) -> None:
+    example = example_of(penguin_api)
+    [entity] = penguin_api.post("/predict", json=example).json()["entities"]
+    long = example | {entity: "x" * 800}  # an answer has it, too: 10 MB
+    body = json.dumps({"samples": [long] * 10_000}).encode()
+    before = reset_peak(penguin_pid)
+    with contextlib.ExitStack() as stack:
+        answers = []
+        for _ in range(16):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(30)
+            connection.connect(("127.0.0.1", penguin_api.base_url.port))
+            connection.sendall(head_of(len(body)) + body)
+            answers.append(connection.recv(20))  # the beginning of it
+            assert penguin_api.post("/predict", json=example).status_code == 200
+        assert [answer.split()[1] for answer in answers][:4] == [b"200"] * 4
+        refused = penguin_api.post("/predict/batch", content=body)
+        assert (refused.status_code, "answers" in refused.json()["detail"]) == (503, True)
+        assert peak_bytes(penguin_pid) - before < 300_000_000
+    deadline = time.monotonic() + 60
+    while penguin_api.post("/predict/batch", content=body).status_code != 200:
+        assert time.monotonic() < deadline, "what was never read is still counted"
+        time.sleep(0.2)
+
+
 def received(port: int, *parts: bytes) -> bytes:
     """What the server answers to some bytes until it closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
@@ -111,6 +229,23 @@ def test_large_heads_are_refused(
     if len(b"".join(parts)) < 100_000:
         assert b'"status":431' in answer
     assert penguin_api.get("/health", headers={"X": "a" * 60_000}).status_code == 200
+
+
+def test_requests_without_end_on_one_connection_are_not_collected(
+    penguin_api: httpx.Client,
+) -> None:
+    """Sent faster than they are answered, they would fill the memory within seconds."""
+    port = penguin_api.base_url.port
+    request = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        with pytest.raises(ConnectionError):  # closed; a timeout would be another error
+            connection.sendall(request * 1_000_000)
+        assert penguin_api.get("/health").status_code == 200
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(request * 50)
+        answers = b""
+        while answers.count(b"HTTP/1.1 200") < 50:
+            answers += connection.recv(65_536)
 
 
 def test_a_compressed_body_is_refused(penguin_api: httpx.Client) -> None:

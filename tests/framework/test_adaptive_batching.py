@@ -19,10 +19,13 @@ from serving.engines.base import Predictions
 from serving.engines.sklearn import SklearnEngine
 from serving.errors import RowError
 from serving.model.loading import load_model
+from serving.runtime import adaptive_batching
 from serving.runtime.adaptive_batching import AdaptiveBatcher
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 BAD = {
     "missing": {k: v for k, v in SAMPLE.items() if k != "petal width (cm)"},
@@ -136,7 +139,61 @@ def test_a_call_has_no_more_rows_than_allowed() -> None:
     calls = AdaptiveBatcher(model, model, max_rows=3)
     found = asyncio.run(answers(calls, [1, 2], [3], [4], [5, 6, 7, 8], [9]))
     assert found == [[2, 4], [6], [8], [10, 12, 14, 16], [18]]
-    assert model.calls == [[1, 2, 3], [4], [5, 6, 7, 8], [9]]
+    assert model.calls == [[1, 2, 3], [5, 6, 7, 8], [4, 9]]
+
+
+def test_a_large_request_takes_turns_with_small_ones() -> None:
+    model = Model()
+    calls = AdaptiveBatcher(model, model, max_rows=3, slice_rows=2)
+    found = asyncio.run(answers(calls, [1, 2, 3, 4, 5], [6, 6, 6, 6], [7, 7], [8], [9, 9, 9]))
+    assert found == [[2, 4, 6, 8, 10], [12] * 4, [14] * 2, [16], [18] * 3]
+    assert model.calls == [[7, 7, 8], [1, 2], [9, 9, 9], [6, 6], [3, 4], [6, 6], [5]]
+
+
+def test_a_row_of_a_large_request_is_named_by_its_place_in_it() -> None:
+    def refuse(rows: Sequence[Row]) -> Predictions:
+        values = np.array([row[0] for row in rows])
+        if (values < 0).any():
+            raise RowError(int((values < 0).argmax()))
+        return Predictions(values)
+
+    calls = AdaptiveBatcher(refuse, refuse, max_rows=3, slice_rows=2)
+    found = asyncio.run(answers(calls, [1, 2, 3, 4, 5, -6, 7]))
+    assert isinstance(found[0], RowError)
+    assert found[0].index == 5
+
+
+def test_rows_that_a_model_names_as_refused_cost_no_further_call() -> None:
+    calls_made = []
+
+    def model(rows: Sequence[Row]) -> Predictions:
+        calls_made.append(len(rows))
+        values = np.array([row[0] for row in rows])
+        return Predictions(values, refused=values < 0)
+
+    calls = AdaptiveBatcher(model, model, max_rows=10)
+    found = asyncio.run(answers(calls, [1, 2], [3, -4], [5]))
+    assert (found[0], found[2]) == ([1, 2], [5])
+    assert isinstance(found[1], RowError)
+    assert found[1].index == 1
+    assert calls_made == [5]
+
+
+def test_who_has_made_a_shared_call_fail_shares_no_more_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Model()
+    calls = AdaptiveBatcher(model, model, max_rows=100)
+
+    async def scenario() -> None:
+        for value in (1, 2):
+            made = [calls.predict([(-value,)], "bad"), calls.predict([(value,)], "good")]
+            await asyncio.gather(*made, return_exceptions=True)
+        monkeypatch.setattr(adaptive_batching, "APART_SECONDS", 0.0)
+        await asyncio.gather(calls.predict([(3,)], "bad"), calls.predict([(4,)], "good"))
+
+    asyncio.run(scenario())
+    assert model.calls == [[-1, 1], [-1], [1], [-2], [2], [3, 4]]
 
 
 def test_who_waits_no_longer_is_not_predicted() -> None:
@@ -206,6 +263,68 @@ def save_model(model: Any, directory: Path, features: pd.DataFrame) -> None:
         signature=infer_signature(features, [1.0]),
         pip_requirements=["scikit-learn"],
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_refused"),
+    [
+        ([0, None, 1e39, 2], [False, False, True, False]),  # trees know single precision
+        ([0, 1e39], [False, True]),
+        ([1e39, -1e39], [True, True]),
+    ],
+)
+def test_rows_beyond_what_trees_know_are_told_from_the_others(
+    irises: pd.DataFrame, tmp_path: Path, rows: list[float | None], is_refused: list[bool]
+) -> None:
+    features = irises.drop(columns=["plant id", "species"])
+    model = make_pipeline(StandardScaler(), RandomForestClassifier(n_estimators=5))
+    model.fit(features, irises["species"])
+    save_model(model, tmp_path, features.mask(features > features.max().min()))
+    served = load_model(settings_for(tmp_path / "model", tmp_path))
+    width = len(features.columns)
+    predictions = served.predict_rows([[row] * width for row in rows])
+    assert predictions.refused is not None
+    assert predictions.refused.tolist() == is_refused
+    for index, row in enumerate(rows):
+        if not is_refused[index]:
+            alone = served.predict_rows([[row] * width])
+            assert predictions.values[index] == alone.values[0]
+            assert predictions.probabilities is not None
+            assert alone.probabilities is not None
+            assert predictions.probabilities[index].tolist() == alone.probabilities[0].tolist()
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_no_row_is_refused_for_its_neighbour(tmp_path: Path, is_sparse: bool) -> None:
+    table = pd.DataFrame({"number": [0.1, 0.2, 0.3, 0.4], "text": list("abab")})
+    columns = make_column_transformer(
+        (StandardScaler(), ["number"]),
+        (OneHotEncoder(sparse_output=is_sparse), ["text"]),
+        sparse_threshold=float(is_sparse),
+    )
+    model = make_pipeline(columns, LinearRegression()).fit(table, [1, 2, 3, 4])
+    save_model(model, tmp_path, table)
+    served = load_model(settings_for(tmp_path / "model", tmp_path))
+    served.predict_or_blame([(1e39, "a")])  # this estimator takes it
+    predictions = served.predict_rows([(1e39, "a"), (0.1, "b"), (1.7e308, "a"), (1e39, "b")])
+    assert predictions.refused is not None
+    assert predictions.refused.tolist() == [False, False, True, False]
+    assert predictions.values[1] == served.predict_rows([(0.1, "b")]).values[0]
+
+
+def test_missing_values_are_told_where_the_model_takes_none(
+    irises: pd.DataFrame, tmp_path: Path
+) -> None:
+    features = irises.drop(columns=["plant id", "species"])
+    model = make_pipeline(StandardScaler(), LinearRegression())
+    model.fit(features, range(len(irises)))
+    save_model(model, tmp_path, features.mask(features > features.max().min()))
+    served = load_model(settings_for(tmp_path / "model", tmp_path))
+    width = len(features.columns)
+    predictions = served.predict_rows([[1.0] * width, [None] * width, [2.0] * width])
+    assert predictions.refused is not None
+    assert predictions.refused.tolist() == [False, True, False]
+    assert predictions.values[2] == served.predict_rows([[2.0] * width]).values[0]
 
 
 def test_no_caller_gets_the_answer_to_another(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Limits and protection: size, rows, concurrency, time, key, origins."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from fastapi.testclient import TestClient
 from serving.api.app import create_app
 from serving.config.settings import CorsSettings
 from serving.engines.sklearn import SklearnEngine
+from serving.errors import Overloaded
+from serving.runtime import limits as limits_room
+from serving.runtime.limits import LARGE_BYTES, Limits
 
 KEY = "a-key-of-some-length"
 
@@ -138,3 +143,93 @@ def test_unknown_fields_may_be_ignored(limited: TestClient) -> None:
 @serving(metrics_enabled=False)
 def test_metrics_may_be_off(limited: TestClient) -> None:
     assert limited.get("/metrics").status_code == 404
+
+
+def counted(limits: Limits, length: int) -> AbstractContextManager[Any]:
+    """A block that has reserved a body of so many bytes, in two pieces."""
+    stack = ExitStack()
+    reserved = stack.enter_context(limits.reserve_body())
+    try:
+        reserved.add(length - 1)
+        reserved.add(1)
+    except Overloaded:
+        stack.close()
+        raise
+    return stack
+
+
+def test_small_bodies_find_room_whatever_large_ones_take() -> None:
+    limits = Limits(max_requests=2, max_body_bytes=100_000, max_batch_rows=10)
+    with ExitStack() as stack:
+        for _ in range(limits_room.MOST_LARGE_BODIES):
+            stack.enter_context(counted(limits, 100_000))
+        with pytest.raises(Overloaded, match="large"):
+            counted(limits, 20_000)
+        with pytest.raises(Overloaded, match="large"):  # before a byte of it is read
+            limits.reserve_body().check(20_000)
+        for _ in range(100):
+            stack.enter_context(counted(limits, LARGE_BYTES))
+    counted(limits, 100_000).close()
+
+
+def test_small_bodies_are_limited_by_themselves() -> None:
+    limits = Limits(max_requests=2, max_body_bytes=100_000, max_batch_rows=10)
+    with ExitStack() as stack:
+        for _ in range(limits_room.MOST_SMALL_BODIES):
+            stack.enter_context(counted(limits, LARGE_BYTES))
+        with pytest.raises(Overloaded):
+            counted(limits, 2)
+    counted(limits, LARGE_BYTES).close()
+
+
+def test_answers_that_nobody_takes_have_a_limit_of_their_own() -> None:
+    limits = Limits(max_requests=2, max_body_bytes=100_000, max_batch_rows=10)
+    with limits.answer(10_000_000):  # one may be of any length
+        with pytest.raises(Overloaded), limits.answer(20_000):
+            pass
+        counted(limits, 100_000).close()
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(limits.answer(400_000))
+        with pytest.raises(Overloaded):
+            stack.enter_context(limits.answer(20_000))
+    with limits.answer(800_000):
+        pass
+
+
+def test_large_requests_and_rows_are_counted_apart() -> None:
+    limits = Limits(max_requests=1, max_body_bytes=100_000, max_batch_rows=10)
+    with limits.prediction_slot(is_large=True) as add_rows:
+        add_rows(60)
+        with limits.prediction_slot(is_large=False) as add_more:
+            with pytest.raises(Overloaded, match="requests"):
+                limits.prediction_slot(is_large=False).__enter__()
+            with pytest.raises(Overloaded, match="rows"):
+                add_more(41)
+            add_more(40)
+    with limits.prediction_slot(is_large=True) as add_rows:
+        add_rows(100)
+
+
+def test_large_bodies_take_turns_in_their_order() -> None:
+    limits = Limits(max_requests=100, max_body_bytes=100, max_batch_rows=10)
+    log: list[str] = []
+
+    async def work(name: str, length: int) -> None:
+        async with limits.turn(length):
+            log.append(f"{name} begins")
+            await asyncio.sleep(0.01)
+            log.append(f"{name} ends")
+
+    async def scenario() -> None:
+        lengths = {"a": 60, "b": 40, "c": 100, "given up": 60, "d": 10}
+        tasks = {name: asyncio.create_task(work(name, n)) for name, n in lengths.items()}
+        await asyncio.sleep(0)
+        tasks["given up"].cancel()
+        await asyncio.wait_for(asyncio.gather(*tasks.values(), return_exceptions=True), 10)
+
+    asyncio.run(scenario())
+    assert log == [
+        *("a begins", "b begins", "a ends", "b ends"),
+        *("c begins", "c ends", "d begins", "d ends"),
+    ]

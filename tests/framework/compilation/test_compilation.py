@@ -18,7 +18,7 @@ from serving.config.settings import MLflowSettings, ServingSettings, Settings
 from serving.contract.recipe import Recipe, load_recipe
 from serving.engines.base import Predictions
 from serving.engines.onnx import Compiled, OnnxEngine
-from serving.errors import CompilationError, DataError, ServingError
+from serving.errors import CompilationError, DataError, RowError, ServingError
 from serving.model.loading import load_model
 from serving.model.served import ServedModel
 from serving.store import mlmodel
@@ -417,8 +417,10 @@ def test_what_the_model_refuses_the_compiled_form_refuses(save: Save, tmp_path: 
     assert compiled(path, tmp_path / "irises.csv").proof["rows_refused"] > 100
     for served in both(path):
         for value in (None, 1e39):  # trees know single precision
-            with pytest.raises(ValueError, match=r"NaN|too large|refuses"):
-                served.predict_rows([[value, 1.0, 1.0, 1.0]])
+            rows = [[1.0, 1.0, 1.0, 1.0], [value, 1.0, 1.0, 1.0]]
+            with pytest.raises(RowError) as refused:
+                served.predict_or_blame(rows)
+            assert refused.value.index == 1
 
 
 @pytest.mark.parametrize(

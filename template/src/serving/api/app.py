@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -19,6 +20,12 @@ from serving.errors import ExtensionError
 from serving.runtime.service import Service
 from serving.telemetry.logging import configure_logging
 
+SWITCH_SECONDS = 0.0005
+"""So long a thread may keep the interpreter when another wants it.
+
+A small request needs it several times. Beside a thread that works on a large one it would wait ten
+times as long each time by default."""
+
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Make the application; uvicorn calls this in every worker process.
@@ -27,6 +34,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or load_settings()
     configure_logging(settings.logging)
+    sys.setswitchinterval(SWITCH_SECONDS)
     if settings.serving.engine != "onnx":  # which asks no other engine
         own_loader()  # what is wrong with it stops the start, not only the loading of the model
     service = Service(settings)

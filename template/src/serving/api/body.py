@@ -9,11 +9,10 @@ import numpy as np
 from fastapi import Request
 
 from serving.api.problem import MOST_CHARACTERS, ProblemError, invalid_values
+from serving.errors import Overloaded
+from serving.runtime.limits import LARGE_BYTES, ReservedBody
 
 JSON = "application/json"
-
-LARGE_BYTES = 16_384
-"""Larger bodies are parsed off the event loop, after their structure has been checked."""
 
 MOST_DEPTH = 32
 """Arrays and objects within each other; a valid body has four levels."""
@@ -21,26 +20,36 @@ MOST_DEPTH = 32
 _SCANNED_BYTES = 65_536
 
 
-async def read_body(request: Request, max_bytes: int, reserve: Callable[[int], None]) -> bytes:
+STALLED_BODY_SECONDS = 5
+"""A body of which nothing more comes for so long is not waited for."""
+
+
+async def read_body(
+    request: Request, max_bytes: int, reservation: ReservedBody, expect_more: Callable[[], None]
+) -> bytes:
     """Return the whole body.
 
     Args:
         request: the request.
         max_bytes: the longest body that is taken.
-        reserve: called with the length of each piece before it is kept; may raise.
+        reservation: told of the length of the body, and of each piece before it is kept.
+        expect_more: called after each piece but the last.
 
-    Raises `ProblemError`: 413 when the body is longer than `max_bytes`. As much again is read and
-    dropped before, since many clients see an answer only once they have sent everything.
+    Raises `ProblemError` (413) when the body is longer than `max_bytes`, and `Overloaded` when
+    there is no room for it. What is refused is read and dropped before, since many clients see an
+    answer only once they have sent everything; of a body that is too long as much again as is
+    allowed.
     """
-    body = bytearray()
+    pieces: list[bytes] = []
     length = 0
     more = True
+    refusal: Overloaded | None = None
     # What a dependency has read already does not come again.
     if (read := getattr(request, "_body", None)) is not None:
         more, length = False, len(read)
         if length <= max_bytes:
-            reserve(length)
-            body += read
+            reservation.add(length)
+            pieces.append(read)
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
@@ -48,18 +57,37 @@ async def read_body(request: Request, max_bytes: int, reserve: Callable[[int], N
         more = message.get("more_body", False)
         chunk = message.get("body", b"")
         length += len(chunk)
-        if length <= max_bytes:
-            reserve(len(chunk))
-            body += chunk
-        elif length > 2 * max_bytes:
+        if length > 2 * max_bytes:
             break
+        if refusal is None and length <= max_bytes:
+            try:
+                if more and not pieces:
+                    reservation.check(min(declared_length(request), max_bytes))
+                reservation.add(len(chunk))
+                pieces.append(chunk)
+            except Overloaded as exc:
+                refusal = exc
+                pieces.clear()
+                reservation.release()
+        if more:
+            expect_more()
     if length > max_bytes:
         raise ProblemError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"the body has more than {max_bytes} bytes",
             headers={"Connection": "close"},  # the rest of it is not read
         )
-    return bytes(body)
+    if refusal is not None:
+        raise refusal
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def declared_length(request: Request) -> int:
+    """How long the body is by its head; 0 where that does not say it."""
+    for name, value in request.scope["headers"]:
+        if name == b"content-length":
+            return int(value)  # the parser has checked it
+    return 0
 
 
 def media_type(request: Request) -> str:

@@ -9,25 +9,21 @@ casts 1.7 to 1 and "false" to true; and where that answers `NaN`, which is no JS
 import csv
 import io
 import itertools
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from serving.api.body import JSON, parse_json
-from serving.api.problem import Location, ProblemError, invalid_request, invalid_values
+from serving.api.problem import Location, ProblemError, invalid_values
+from serving.api.validation import Collect, Locate, validated, validated_samples
 from serving.contract.columns import MISSING
 from serving.model.served import ServedModel
 
 CSV = "text/csv"
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
-Locate = Callable[[Location], Location]
 
-
-def parse(model: ServedModel, media_type: str, body: bytes) -> list[BaseModel]:
-    """Return the validated rows of a body.
+def parse(model: ServedModel, media_type: str, collect: Collect, body: bytes) -> list[Any]:
+    """Return what `collect` makes of the validated rows of a body.
 
     Raises `ProblemError`: 415 for other media types than JSON and CSV, 422 for wrong content.
     """
@@ -38,15 +34,12 @@ def parse(model: ServedModel, media_type: str, body: bytes) -> list[BaseModel]:
         rows, locate = _rows_of_csv(body, most)
     else:
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body must be {JSON} or {CSV}")
-    try:
-        # Text has no types: in CSV "1.5" is a number where the column is one.
-        valid: Any = model.invocation_schema.model_validate(
-            {"rows": rows}, strict=media_type == JSON
-        )
-    except ValidationError as exc:
-        raise invalid_request(exc, lambda location: locate(location[1:])) from None
-    found: list[BaseModel] = valid.rows
-    return found
+    many: Any = validated(
+        model.invocation_form, {"rows": rows}, lambda location: locate(location[1:])
+    )
+    # Text has no types: in CSV "1.5" is a number where the column is one.
+    is_strict = media_type == JSON
+    return validated_samples(model.invocation_schema, many.rows, collect, locate, strict=is_strict)
 
 
 def _rows_of_json(content: Any, most: int) -> tuple[Any, Locate]:

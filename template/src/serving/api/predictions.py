@@ -1,7 +1,7 @@
 """The routes that predict: `/predict`, `/predict/batch` and `/invocations`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -9,26 +9,35 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from serving.api import invocations, problem
-from serving.api.body import JSON, LARGE_BYTES, media_type, parse_json, read_body, require_json
+from serving.api.body import (
+    JSON,
+    STALLED_BODY_SECONDS,
+    media_type,
+    parse_json,
+    read_body,
+    require_json,
+)
 from serving.api.problem import Location, ProblemError
-from serving.errors import Overloaded, RowError
-from serving.model.hooks import PredictionContext, PredictionHooks, Record
+from serving.api.validation import Collect, validated, validated_samples
+from serving.errors import RowError
+from serving.model.hooks import Record
 from serving.model.served import ServedModel
+from serving.runtime.limits import LARGE_BYTES, Limits
 from serving.runtime.service import Service
 from serving.telemetry import metrics
 
-Schema = TypeVar("Schema", bound=BaseModel)
 Result = TypeVar("Result")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 LARGE_ROWS = 100
 """Answers to more rows are written off the event loop."""
 
+PIECE_BYTES = 262_144
+"""Large answers are sent in pieces of this size."""
 
 PATHS = ("/predict", "/predict/batch", "/invocations")
 
@@ -64,26 +73,32 @@ class PredictionRoute(APIRoute):
 class _Form:
     """What tells the routes apart."""
 
-    parse: Callable[[ServedModel, Request], Callable[[bytes], list[BaseModel]]]
+    parse: Callable[[ServedModel, Request, Collect], Callable[[bytes], list[Any]]]
     """Checks the head of a request, and makes what turns its body into validated samples."""
-    write: Callable[[ServedModel, Sequence[Record]], str]
+    write: Callable[[ServedModel, Iterable[Record]], bytes]
     """Answers -> JSON."""
     locate: Callable[[int], Location]
     """The index of a sample -> where it is in the body."""
 
 
-def _parse_one(model: ServedModel, request: Request) -> Callable[[bytes], list[BaseModel]]:
+def _parse_one(
+    model: ServedModel, request: Request, collect: Collect
+) -> Callable[[bytes], list[Any]]:
     require_json(request)
-    return partial(_one, model)
+    return partial(_one, model, collect)
 
 
-def _parse_many(model: ServedModel, request: Request) -> Callable[[bytes], list[BaseModel]]:
+def _parse_many(
+    model: ServedModel, request: Request, collect: Collect
+) -> Callable[[bytes], list[Any]]:
     require_json(request)
-    return partial(_many, model)
+    return partial(_many, model, collect)
 
 
-def _parse_rows(model: ServedModel, request: Request) -> Callable[[bytes], list[BaseModel]]:
-    return partial(invocations.parse, model, media_type(request))
+def _parse_rows(
+    model: ServedModel, request: Request, collect: Collect
+) -> Callable[[bytes], list[Any]]:
+    return partial(invocations.parse, model, media_type(request), collect)
 
 
 _ONE = _Form(_parse_one, ServedModel.write_one, lambda _: ())
@@ -132,103 +147,146 @@ async def _predict(service: Service, request: Request, form: _Form) -> Response:
     `Unavailable` (503) without a model and for too many requests, and `ModelFailed` (500).
     """
     model = service.require_answering()
-    parse = form.parse(model, request)
+    parse = form.parse(model, request, model.records if model.hooks else model.rows)
     limits = service.settings.serving
-    body = None
-    with service.limits.reserve_body() as reserve:
+    is_read = False
+    with service.limits.reserve_body() as reservation:
         try:
             async with asyncio.timeout(limits.request_timeout_seconds) as timer:
-                body = await read_body(request, limits.max_body_bytes, reserve)
+                wait = _BodyWait(timer)
+                body = await read_body(request, limits.max_body_bytes, reservation, wait.for_more)
+                wait.end()
+                is_read = True
+                is_large = len(body) > LARGE_BYTES
                 # Only now: callers who are slow to send keep nobody else from being answered.
-                with service.limits.prediction_slot():
-                    return await _answer(service, request, body, parse, form)
+                with service.limits.prediction_slot(is_large=is_large) as add_rows:
+                    if not is_large:
+                        samples = parse(body)
+                        add_rows(len(samples))
+                        return await _answer(service, request, samples, form, is_large=False)
+                    async with service.limits.turn(len(body)):
+                        if await request.is_disconnected():
+                            raise ProblemError(HTTPStatus.BAD_REQUEST, "the client went away")
+                        samples = await service.offload(partial(parse, body), is_large=True)
+                        del body  # what it has become is in memory now
+                        add_rows(len(samples))
+                        return await _answer(service, request, samples, form, is_large=True)
         except TimeoutError:
             if not timer.expired():  # one of the user's code
                 raise
-            within = f"within {limits.request_timeout_seconds:g} s"
-            if body is None:
+            if not is_read:
                 raise ProblemError(
                     HTTPStatus.REQUEST_TIMEOUT,
-                    f"the body did not arrive {within}",
+                    wait.failure(limits.request_timeout_seconds),
                     headers={"Connection": "close"},
                 ) from None
             raise ProblemError(
-                HTTPStatus.GATEWAY_TIMEOUT, f"the model did not answer {within}"
+                HTTPStatus.GATEWAY_TIMEOUT,
+                f"the model did not answer within {limits.request_timeout_seconds:g} s",
             ) from None
-        except Overloaded as exc:
-            raise problem.unavailable(exc, body_is_read=body is not None) from None
         except RowError as exc:
             rule = "the model cannot predict from these values"
             raise problem.invalid_values([(form.locate(exc.index), rule)]) from None
 
 
+class _BodyWait:
+    """How long to wait for a body: for all of it the time of the request, for a piece less."""
+
+    def __init__(self, timer: asyncio.Timeout) -> None:
+        self._timer = timer
+        self._end = timer.when()
+        self._is_short = False
+
+    def for_more(self) -> None:
+        """A piece has come, and more is to come."""
+        assert self._end is not None
+        soon = asyncio.get_running_loop().time() + STALLED_BODY_SECONDS
+        self._is_short = soon < self._end
+        self._timer.reschedule(min(soon, self._end))
+
+    def end(self) -> None:
+        """The body is there."""
+        if self._is_short:
+            self._timer.reschedule(self._end)
+
+    def failure(self, seconds: float) -> str:
+        """Why the body was not waited for."""
+        if self._is_short:
+            return f"nothing more of the body arrived for {STALLED_BODY_SECONDS} s"
+        return f"the body did not arrive within {seconds:g} s"
+
+
 async def _answer(
-    service: Service,
-    request: Request,
-    body: bytes,
-    parse: Callable[[bytes], list[BaseModel]],
-    form: _Form,
+    service: Service, request: Request, samples: list[Any], form: _Form, *, is_large: bool
 ) -> Response:
-    """Validate and predict a body; see `_predict`."""
-    is_large = len(body) > LARGE_BYTES
-    samples = await service.offloader.run(partial(parse, body)) if is_large else parse(body)
+    """Predict validated samples; see `_predict`."""
     metrics.ROWS.observe(len(samples))
     model = service.require_model()
+    caller = request.scope["client"]
+
+    async def computed(work: Callable[[], Result]) -> Result:
+        """The result of work on all rows, which must not hold the event loop for long."""
+        if len(samples) > LARGE_ROWS:
+            return await service.offload(work, is_large=is_large)
+        return work()
+
     if model.hooks:
         context = model.hooks.context(request.headers)
-        return await _answer_with_hooks(service, model, model.hooks, samples, context, form)
-    rows = model.rows(samples)
-    with service.log_failures():
-        predictions = await service.predict(rows)
-
-        def write() -> str:
-            return form.write(model, model.answers(rows, predictions))
-
-        text = await _computed(service, len(rows), write)
-    return Response(text, media_type=JSON)
-
-
-async def _answer_with_hooks(
-    service: Service,
-    model: ServedModel,
-    hooks: PredictionHooks,
-    samples: list[BaseModel],
-    context: PredictionContext,
-    form: _Form,
-) -> Response:
-    """Predict samples with the user's code before and after the model."""
-    records = await hooks.before(model.records(samples), context)
-    rows = model.rows_of(records)
-    with service.log_failures():
-        predictions = await service.predict(rows)
-        answers = await _computed(service, len(rows), partial(model.answers, rows, predictions))
-    answers = await hooks.after(answers, records, context)
-    with service.log_failures():
-        text = await _computed(service, len(rows), partial(form.write, model, answers))
-    return Response(text, media_type=JSON)
+        records = await model.hooks.before(samples, context)
+        rows = model.rows_of(records)
+        with service.log_failures():
+            predictions = await service.predict(rows, caller)
+            answers = await computed(lambda: list(model.answers(rows, predictions)))
+        answers = await model.hooks.after(answers, records, context)
+        with service.log_failures():
+            content = await computed(lambda: form.write(model, answers))
+    else:
+        with service.log_failures():
+            predictions = await service.predict(samples, caller)
+            content = await computed(
+                lambda: form.write(model, model.answers(samples, predictions))
+            )
+    if len(content) > LARGE_BYTES:
+        return LargeResponse(content, service.limits)
+    return Response(content, media_type=JSON)
 
 
-async def _computed(service: Service, rows: int, work: Callable[[], Result]) -> Result:
-    """The result of work on so many rows, which must not hold the event loop for long."""
-    return await service.offloader.run(work) if rows > LARGE_ROWS else work()
+class LargeResponse(Response):
+    """A large answer, which is counted until its caller has taken it."""
+
+    media_type = JSON
+
+    def __init__(self, content: bytes, limits: Limits) -> None:
+        super().__init__(content)
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer in pieces: the server goes on when the caller has taken most of one.
+
+        Raises `Overloaded` before anything is sent when too much has not been taken by others.
+        """
+        content = memoryview(self.body)
+        with self._limits.answer(len(content)):
+            head = {"status": self.status_code, "headers": self.raw_headers}
+            await send({"type": "http.response.start", **head})
+            for start in range(0, len(content), PIECE_BYTES):
+                piece = bytes(content[start : start + PIECE_BYTES])
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await asyncio.sleep(0)  # in which it is written
+            await send({"type": "http.response.body"})
 
 
-def _one(model: ServedModel, body: bytes) -> list[BaseModel]:
-    return [_validated(model.request_schema, parse_json(body, model.schemas.most_values))]
-
-
-def _many(model: ServedModel, body: bytes) -> list[BaseModel]:
+def _one(model: ServedModel, collect: Collect, body: bytes) -> list[Any]:
     content = parse_json(body, model.schemas.most_values)
-    batch: Any = _validated(model.batch_request_schema, content)
-    samples: list[BaseModel] = batch.samples
-    return samples
+    return collect([validated(model.request_schema, content)])
 
 
-def _validated(schema: type[Schema], content: Any) -> Schema:
-    try:
-        return schema.model_validate(content)
-    except ValidationError as exc:
-        raise problem.invalid_request(exc) from None
+def _many(model: ServedModel, collect: Collect, body: bytes) -> list[Any]:
+    content = parse_json(body, model.schemas.most_values)
+    batch: Any = validated(model.batch_form, content)
+    return validated_samples(
+        model.batch_request_schema, batch.samples, collect, lambda location: ("samples", *location)
+    )
 
 
 def _documented(name: str) -> dict[str, Any]:

@@ -112,14 +112,6 @@ def invalid_values(errors: Sequence[tuple[Location, str]], more: int = 0) -> Pro
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, problems)
 
 
-def unavailable(exc: Unavailable, *, body_is_read: bool = True) -> ProblemError:
-    """503 with `Retry-After`; without its body read, a request takes its connection with it."""
-    headers = {"Retry-After": str(exc.retry_after)}
-    if not body_is_read:
-        headers["Connection"] = "close"
-    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(exc), headers=headers)
-
-
 def install(app: FastAPI) -> None:
     """Answer every error that is raised on purpose with a problem document."""
 
@@ -129,7 +121,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Unavailable)
     async def not_now(_: Request, exc: Unavailable) -> Response:
-        return unavailable(exc).response()
+        headers = {"Retry-After": str(exc.retry_after)}
+        return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(exc), headers=headers).response()
 
     @app.exception_handler(ModelFailed)
     async def model_failed(_: Request, exc: ModelFailed) -> Response:

@@ -212,11 +212,14 @@ def _ask(engine: Engine, columns: Sequence[Column], rows: Sequence[Row]) -> _Ans
                 refused[part] = True
                 continue
             fine = np.ones(len(outcome.values), dtype=bool)
+            if outcome.refused is not None:
+                fine = ~outcome.refused
             if outcome.probabilities is not None:
-                fine = np.isfinite(outcome.probabilities).all(axis=1)  # else it is no answer
+                fine &= np.isfinite(outcome.probabilities).all(axis=1)  # else it is no answer
                 probabilities.append(outcome.probabilities[fine])
             refused[part] = ~fine
-            values.append(outcome.values[fine])
+            if fine.any():
+                values.append(outcome.values[fine])
     return _Answers(
         refused,
         np.concatenate(values) if values else np.empty(0),

@@ -111,17 +111,27 @@ class ServingSettings(Section):
     unknown_fields: Literal["forbid", "ignore"] = Field(
         default="forbid", description="`forbid` or `ignore` fields that the model does not know"
     )
-    max_body_bytes: int = Field(default=10_000_000, ge=1, description="Largest request body (413)")
-    max_batch_rows: int = Field(default=10_000, ge=1, description="Most samples of a batch (422)")
+    max_body_bytes: int = Field(
+        default=10_000_000,
+        ge=1,
+        description="Largest request body (413); 8 times as much is kept at a time (503)",
+    )
+    max_batch_rows: int = Field(
+        default=10_000,
+        ge=1,
+        description="Most samples of a batch (422); 10 times as many may be in progress (503)",
+    )
     max_shared_rows: int = Field(
         default=256,
         ge=1,
-        description="Most rows of waiting requests that the model predicts in one call",
+        description="Most rows of waiting requests that the model predicts in one call; requests "
+        "with more rows are predicted in slices",
     )
     max_concurrent_requests: int = Field(
         default=100,
         ge=1,
-        description="Predictions in progress or waiting; one more is refused (503)",
+        description="Predictions in progress or waiting, of small requests and of large ones each; "
+        "one more is refused (503)",
     )
     request_timeout_seconds: FiniteFloat = Field(
         default=30,

@@ -115,9 +115,12 @@ class APISchemaGenerator:
             "PredictionRequest", __base__=self._request, __doc__="One sample.", **fields
         )
 
-    def generate_batch_request_schema(self, sample: type[BaseModel]) -> type[BaseModel]:
-        """Make the model of many samples; `sample` is the request schema of one."""
-        samples = (list[sample], self._samples)  # type: ignore[valid-type]  # made at run time
+    def generate_batch_request_schema(self, sample: Any) -> type[BaseModel]:
+        """Make the model of many samples; `sample` is the request schema of one.
+
+        With `Any` it checks only that there are samples, and how many.
+        """
+        samples = (list[sample], self._samples)
         return create_model(
             "BatchPredictionRequest",
             __base__=self._request[-1],
@@ -135,11 +138,11 @@ class APISchemaGenerator:
         for index, column in enumerate(self.columns[:own]):
             fields[f"column_{index}"] = (Any, Field(None, alias=column.name))
         row = create_model("InvocationRow", __base__=self._request, **fields)
-        return create_model(
-            "InvocationRows",
-            __base__=Request,
-            rows=(list[row], self._samples),  # type: ignore[valid-type]  # made at run time
-        )
+        return self.generate_rows_schema(row)
+
+    def generate_rows_schema(self, row: Any) -> type[BaseModel]:
+        """Make the model of many rows; with `Any` it checks only how many there are."""
+        return create_model("InvocationRows", __base__=Request, rows=(list[row], self._samples))
 
     def generate_invocation_response_schema(self) -> type[BaseModel]:
         """Make the model of many answers in MLflow's protocol."""

@@ -27,11 +27,36 @@ class Predictions:
     """The label of each column of `probabilities`."""
     names: tuple[str, ...] = ()
     """The name of each output, where the model itself gives them."""
+    refused: np.ndarray | None = None
+    """Shape (rows,), true where the model refuses a row: the other arrays say nothing there. None
+    where it refuses none."""
 
     def rows(self, which: slice) -> "Predictions":
         """The predictions of some of the rows."""
         probabilities = None if self.probabilities is None else self.probabilities[which]
-        return replace(self, values=self.values[which], probabilities=probabilities)
+        refused = None if self.refused is None else self.refused[which]
+        if refused is not None and not refused.any():
+            refused = None
+        return Predictions(self.values[which], probabilities, self.classes, self.names, refused)
+
+    @property
+    def first_refused(self) -> int | None:
+        """The index of the first row that the model refuses; None where it refuses none."""
+        if self.refused is None or not self.refused.any():
+            return None
+        return int(self.refused.argmax())
+
+    @staticmethod
+    def joined(parts: "Sequence[Predictions]") -> "Predictions":
+        """The predictions of the rows of several parts, none of which has refused rows."""
+        if len(parts) == 1:
+            return parts[0]
+        probabilities = [part.probabilities for part in parts if part.probabilities is not None]
+        return replace(
+            parts[0],
+            values=np.concatenate([part.values for part in parts]),
+            probabilities=np.concatenate(probabilities) if probabilities else None,
+        )
 
 
 class Engine(ABC):
@@ -60,7 +85,9 @@ class Engine(ABC):
         Args:
             table: what `reader` makes of requests; a `contract.columns.Table` of a file's rows.
 
-        Raises one of `REFUSALS` where the model refuses a row's values.
+        An engine that knows which rows the model refuses says so (`Predictions.refused`).
+
+        Raises one of `REFUSALS` where it only knows that the model refuses one of them.
         """
 
     @abstractmethod

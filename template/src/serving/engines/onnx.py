@@ -161,18 +161,16 @@ class OnnxEngine(Engine):
         return read_rows
 
     def predict(self, table: Feed) -> Predictions:
-        """See `Engine.predict`.
-
-        Raises `ValueError` where the model refuses a row.
-        """
+        """See `Engine.predict`."""
         outputs = dict(zip(self._outputs, self._session.run(self._outputs, table), strict=True))
         refused = np.isnan(outputs["values"]) if "values" in outputs else outputs["label"] < 0
-        if refused.any():
-            raise ValueError("the model refuses a row")
+        if refused.ndim > 1:  # of several outputs
+            refused = refused.any(axis=1)
+        known = refused if refused.any() else None
         if "values" in outputs:
-            return Predictions(outputs["values"])
+            return Predictions(outputs["values"], refused=known)
         values = self._labels[outputs["label"]]
-        return Predictions(values, outputs.get("probabilities"), self.classes)
+        return Predictions(values, outputs.get("probabilities"), self.classes, refused=known)
 
     def describe(self) -> dict[str, Any]:
         """See `Engine.describe`."""

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,54 @@ class SklearnEngine(Engine):
         rows: Any = pd.DataFrame(table)
         if self._transform is not None:
             rows = self._transform(rows)
+        try:
+            return self._estimate(rows)
+        except ValueError:
+            if (predictions := self._estimate_most(rows)) is None:
+                raise
+            return predictions
+
+    def _estimate(self, rows: Any) -> Predictions:
         values = single_output(np.asarray(self._estimator.predict(rows)))
         if values.ndim > 1 or not self.classes:
             return Predictions(values)
         return Predictions(values, self._estimator.predict_proba(rows), self.classes)
+
+    def _estimate_most(self, rows: Any) -> Predictions | None:
+        """Estimate rows without those of numbers that the estimator refuses.
+
+        An estimator refuses kinds of numbers: infinite, missing, or beyond single precision, in
+        which trees count. One row of each kind is asked, which costs a few calls. To halve the
+        rows until each culprit is found costs dozens, which callers of all other rows would wait
+        for.
+
+        Returns None where such numbers are not to blame.
+        """
+        if hasattr(rows, "tocsr"):
+            rows = rows.tocsr()
+        try:
+            kinds = _kinds_of_numbers(rows)
+        except (TypeError, ValueError):  # an estimator of texts
+            return None
+        count = len(kinds)
+        if count == 1:
+            return None
+        refused = np.zeros(count, dtype=bool)
+        for kind in np.unique(kinds[kinds > 0]):
+            is_kind = kinds == kind
+            try:
+                self._estimate(_some(rows, np.flatnonzero(is_kind)[:1]))
+            except ValueError:
+                refused |= is_kind
+        if not refused.any():
+            return None
+        if refused.all():
+            return Predictions(np.zeros(count), refused=refused)
+        try:
+            found = self._estimate(_some(rows, np.flatnonzero(~refused)))
+        except ValueError:
+            return None
+        return _with_gaps(found, refused)
 
     def describe(self) -> dict[str, Any]:
         estimator = type(self._estimator)
@@ -49,6 +94,37 @@ class SklearnEngine(Engine):
             "name": self.name,
             "estimator": f"{estimator.__module__}.{estimator.__qualname__}",
         }
+
+
+def _kinds_of_numbers(rows: Any) -> np.ndarray:
+    """Which kinds of unusual numbers each row has, as bits; shape (rows,).
+
+    Raises `TypeError` or `ValueError` where the rows are no numbers.
+    """
+    numbers = np.asarray(rows.data if hasattr(rows, "indptr") else rows, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        is_beyond = np.isinf(numbers.astype(np.float32))
+    is_infinite = np.isinf(numbers)
+    bits = np.isnan(numbers) + 2 * is_infinite + 4 * (is_beyond & ~is_infinite)
+    if numbers.ndim > 1:
+        return np.asarray(np.bitwise_or.reduce(bits, axis=1))
+    kinds = np.zeros(rows.shape[0], dtype=bits.dtype)  # a sparse matrix stays sparse
+    np.bitwise_or.at(kinds, np.repeat(np.arange(len(kinds)), np.diff(rows.indptr)), bits)
+    return kinds
+
+
+def _some(rows: Any, positions: np.ndarray) -> Any:
+    return rows.iloc[positions] if hasattr(rows, "iloc") else rows[positions]
+
+
+def _with_gaps(found: Predictions, refused: np.ndarray) -> Predictions:
+    """Predictions of the rows that are not refused, as those of all rows."""
+    # Repeats the last row before each gap: the values there say nothing.
+    positions = np.maximum(np.cumsum(~refused) - 1, 0)
+    probabilities = None if found.probabilities is None else found.probabilities[positions]
+    return replace(
+        found, values=found.values[positions], probabilities=probabilities, refused=refused
+    )
 
 
 def _is_by_row(model: Any) -> bool:

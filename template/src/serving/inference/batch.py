@@ -68,7 +68,10 @@ def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
 def _answers(model: ServedModel, frame: pd.DataFrame, table: Table) -> list[Record]:
     if model.hooks is None:
         inputs = {column.name: table[column.name] for column in model.schemas.inputs}
-        return list(model.bare_answers(model.predict(inputs)))
+        predictions = model.predict(inputs)
+        if (index := predictions.first_refused) is not None:
+            raise RowError(index)
+        return list(model.bare_answers(predictions))
     columns = {name: _python_values(values) for name, values in table.items()}
     records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     for record, further in zip(records, _request_fields(model, frame), strict=True):

@@ -6,8 +6,8 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from operator import attrgetter
@@ -22,11 +22,16 @@ from serving.engines.base import REFUSALS, Engine, Predictions
 from serving.engines.bisection import bisect
 from serving.errors import ContractError, ExtensionError, Refused, RowError
 from serving.model.hooks import PredictionHooks, Record
+from serving.model.slices import sliced
 from serving.redaction import redact
 from serving.store.environment import Library
 
 INLINE_SECONDS = 0.001
 """A call that is this short runs on the event loop: it delays nobody noticeably."""
+
+TRUSTED_SECONDS = 1.0
+"""So long after the model has predicted its example, a failure is blamed on the rows: to ask anew
+each time would cost a flood of bad rows twice the calls."""
 
 
 @dataclass(kw_only=True)
@@ -53,8 +58,12 @@ class ServedModel:
     """One sample."""
     batch_request_schema: type[BaseModel] = field(init=False)
     """Many samples."""
+    batch_form: type[BaseModel] = field(init=False)
+    """The same, whatever the samples are."""
     invocation_schema: type[BaseModel] = field(init=False)
     """Many rows in MLflow's protocol."""
+    invocation_form: type[BaseModel] = field(init=False)
+    """The same, whatever the rows are."""
     response_schema: type[BaseModel] = field(init=False)
     """One answer."""
     batch_response_schema: type[BaseModel] = field(init=False)
@@ -66,7 +75,9 @@ class ServedModel:
         schemas = self.schemas
         self.request_schema = schemas.generate_request_schema()
         self.batch_request_schema = schemas.generate_batch_request_schema(self.request_schema)
+        self.batch_form = schemas.generate_batch_request_schema(Any)
         self.invocation_schema = schemas.generate_invocation_schema()
+        self.invocation_form = schemas.generate_rows_schema(Any)
         self.response_schema = schemas.generate_response_schema()
         self.batch_response_schema = schemas.generate_batch_response_schema(self.response_schema)
         self.invocation_response_schema = schemas.generate_invocation_response_schema()
@@ -81,6 +92,7 @@ class ServedModel:
         self._entities = [(i, name) for i, name in enumerate(self._names) if name in entities]
         self._has_probabilities = schemas.classifies
         self._labels = _Labels(self.engine.classes)
+        self._example_worked = -math.inf
 
     def rows(self, samples: Sequence[BaseModel]) -> list[Row]:
         """The samples' values in the order of `schemas.columns`."""
@@ -115,7 +127,7 @@ class ServedModel:
         """
         if self.hooks is None:
             rows = self.rows(samples)
-            answers = self.answers(rows, self.predict_or_blame(rows))
+            answers = list(self.answers(rows, self.predict_or_blame(rows)))
         else:
             answers = self.answer_records(self.records(samples), self.hooks)
         return [self.response_schema.model_validate(answer) for answer in answers]
@@ -125,46 +137,48 @@ class ServedModel:
         context = hooks.context()
         records = hooks.run(hooks.before(records, context))
         rows = self.rows_of(records)
-        answers = self.answers(rows, self.predict_or_blame(rows))
+        answers = list(self.answers(rows, self.predict_or_blame(rows)))
         return hooks.run(hooks.after(answers, records, context))
 
-    def answers(self, rows: Sequence[Row], predictions: Predictions) -> list[Record]:
+    def answers(self, rows: Sequence[Row], predictions: Predictions) -> Iterator[Record]:
         """Give predictions of rows the form of answers, with the rows' entities."""
-        answers = list(self.bare_answers(predictions))
-        if self._entities:
-            for answer, row in zip(answers, rows, strict=True):
+        for answer, row in zip(self.bare_answers(predictions), rows, strict=True):
+            if self._entities:
                 answer["entities"] = {name: row[index] for index, name in self._entities}
-        return answers
+            yield answer
 
-    def write_one(self, answers: Sequence[Record]) -> str:
+    def write_one(self, answers: Iterable[Record]) -> bytes:
         """The JSON of one answer.
 
         Raises `pydantic.ValidationError` when it is not what the signature says.
         """
         [answer] = answers
-        return self.response_schema.model_validate(answer).model_dump_json(by_alias=True)
+        return self.response_schema.model_validate(answer).model_dump_json(by_alias=True).encode()
 
-    def write_batch(self, answers: Sequence[Record]) -> str:
+    def write_batch(self, answers: Iterable[Record]) -> bytes:
         """The JSON of many answers; raises as `write_one`."""
-        batch = self.batch_response_schema.model_validate({"predictions": answers})
-        return batch.model_dump_json(by_alias=True)
+        return _write_many(self.batch_response_schema, answers)
 
-    def write_invocation(self, answers: Sequence[Record]) -> str:
+    def write_invocation(self, answers: Iterable[Record]) -> bytes:
         """The JSON of answers in MLflow's protocol, predictions alone; raises as `write_one`."""
-        values = [answer["prediction"] for answer in answers]
-        answer = self.invocation_response_schema.model_validate({"predictions": values})
-        return answer.model_dump_json(by_alias=True)
+        values = (answer["prediction"] for answer in answers)
+        return _write_many(self.invocation_response_schema, values)
 
     def predict(self, table: Any) -> Predictions:
         """Predict every row of a table that the engine takes.
 
-        Raises `ValueError` where the model answers probabilities that are no numbers, as some do
-        for extreme values: the label is then no more than a guess.
+        Rows for which the model answers probabilities that are no numbers, as some do for extreme
+        values, are refused: the label is then no more than a guess.
+
+        Raises one of `REFUSALS` where the engine does not know which row the model refuses.
         """
         predictions = self.engine.predict(table)
         probabilities = predictions.probabilities
         if probabilities is not None and not np.isfinite(probabilities).all():
-            raise ValueError("the probabilities are not finite")
+            refused = ~np.isfinite(probabilities).all(axis=1)
+            if predictions.refused is not None:
+                refused |= predictions.refused
+            predictions = replace(predictions, refused=refused)
         return predictions
 
     def predict_rows(self, rows: Sequence[Row]) -> Predictions:
@@ -180,11 +194,14 @@ class ServedModel:
         Raises `RowError` for the first row that the model refuses to predict.
         """
         try:
-            return self.predict_rows(rows)
+            predictions = self.predict_rows(rows)
         except REFUSALS as exc:
             if self._fails_anyway() or (index := self._first_refused(rows)) is None:
                 raise
             raise RowError(index) from exc
+        if (refused := predictions.first_refused) is not None:
+            raise RowError(refused)
+        return predictions
 
     def bare_answers(self, predictions: Predictions) -> Iterable[Record]:
         """Give each prediction the form of an answer, without entities."""
@@ -206,14 +223,24 @@ class ServedModel:
             yield answer
 
     def _first_refused(self, rows: Sequence[Row]) -> int | None:
-        """The first row that the model refuses alone; None if there is none."""
-        outcomes = bisect(self.predict_rows, rows, REFUSALS)
-        failed = (part for part, outcome in outcomes if isinstance(outcome, Exception))
-        return next((part.start for part in failed), None)
+        """The first row that the model refuses alone, of rows that it has refused; None if none."""
+        if len(rows) == 1:
+            return 0
+        for part, outcome in bisect(self.predict_rows, rows, REFUSALS):
+            if not isinstance(outcome, Predictions):
+                return int(part.start)
+            if (index := outcome.first_refused) is not None:
+                return int(part.start) + index
+        return None
 
     def _fails_anyway(self) -> bool:
         """Whether even the example fails, so that no row is to blame."""
-        return bool(self._example) and self._refuses(self.rows(self._example))
+        if not self._example or time.monotonic() - self._example_worked < TRUSTED_SECONDS:
+            return False
+        if self._refuses(self.rows(self._example)):
+            return True
+        self._example_worked = time.monotonic()
+        return False
 
     @cached_property
     def _example(self) -> list[BaseModel]:
@@ -227,10 +254,9 @@ class ServedModel:
 
     def _refuses(self, rows: Sequence[Row]) -> bool:
         try:
-            self.predict_rows(rows)
+            return self.predict_rows(rows).first_refused is not None
         except REFUSALS:
             return True
-        return False
 
     def _values(self, predictions: Predictions) -> Iterable[Any]:
         """Each prediction as JSON has it: a scalar, or an object or list of several outputs."""
@@ -312,6 +338,16 @@ class _Labels:
         self.classes = classes
         self.names = [label_name(label) for label in classes]
         self.positions = {label: index for index, label in enumerate(classes)}
+
+
+def _write_many(schema: type[BaseModel], predictions: Iterable[Any]) -> bytes:
+    """The JSON of a model whose only field is a list of predictions."""
+    opening, closing = b'{"predictions":[', b"]}"
+    parts = []
+    for part in sliced(predictions):
+        text = schema.model_validate({"predictions": part}).model_dump_json(by_alias=True)
+        parts.append(text.encode().removeprefix(opening).removesuffix(closing))
+    return opening + b",".join(parts) + closing
 
 
 def _plain(value: Any) -> Any:

@@ -1,14 +1,15 @@
 """Adaptive batching: rows of concurrent requests are predicted in one call of the model.
 
 A call costs much, a row of it little. Nobody waits for a timer: what has queued while one call ran
-is in the next.
+is in the next. Nobody waits for a large request either: it is predicted in slices, and small
+requests have a call of their own between two of them.
 """
 
 import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,7 @@ from functools import partial
 from serving.contract.columns import Row
 from serving.engines.base import Predictions
 from serving.engines.bisection import bisect
+from serving.errors import RowError
 from serving.telemetry import metrics
 
 LINGER = 1 / 16
@@ -23,13 +25,23 @@ LINGER = 1 / 16
 
 LONGEST_LINGER_SECONDS = 0.002
 
+APART_SECONDS = 10.0
+"""So long after a failure a caller's requests have calls of their own."""
+
+MOST_APART = 1_000
+"""So many callers are remembered; when there are more, all of them are forgotten."""
+
 Predict = Callable[[Sequence[Row]], Predictions]
 
 
-@dataclass(frozen=True, eq=False)  # else to remove one compares the rows of all before it
+@dataclass(eq=False)  # else to remove one compares the rows of all before it
 class _Waiting:
     rows: Sequence[Row] = field(repr=False)  # asyncio logs what a callback was called with
     answer: "asyncio.Future[Predictions]"
+    caller: Hashable = None
+    slices: tuple[Predictions, ...] = field(default=(), repr=False)
+    predicted: int = 0
+    """Rows of the slices so far."""
 
 
 class AdaptiveBatcher:
@@ -39,19 +51,32 @@ class AdaptiveBatcher:
         predict: the model.
         predict_alone: the same for the rows of one request, when their call has failed; it may
             say which row is to blame.
-        max_rows: the rows of one batch; a single request may have more.
+        max_rows: the rows of one batch; requests with more are not shared.
+        slice_rows: the rows of a call for a request that is not shared; None where a model must
+            see all rows of a request together.
         inline_rows: up to so many rows a call is made on the event loop: it is over sooner than
             a thread would have begun.
     """
 
     def __init__(
-        self, predict: Predict, predict_alone: Predict, max_rows: int, inline_rows: int = 0
+        self,
+        predict: Predict,
+        predict_alone: Predict,
+        max_rows: int,
+        slice_rows: int | None = None,
+        inline_rows: int = 0,
     ) -> None:
         self._predict = predict
         self._predict_alone = predict_alone
         self._max_rows = max_rows
+        self._slice_rows = slice_rows
         self._inline_rows = inline_rows
-        self._queue: deque[_Waiting] = deque()
+        self._shared: deque[_Waiting] = deque()
+        """Requests that share calls."""
+        self._apart: deque[_Waiting] = deque()
+        """Large ones, and those of callers whose rows have made a shared call fail."""
+        self._was_shared = False
+        self._failed_at: dict[Hashable, float] = {}
         self._busy = False
         self._progress = 0.0
         self._expected = 1
@@ -59,14 +84,20 @@ class AdaptiveBatcher:
         # scikit-learn holds the interpreter: calls side by side only slow each other down.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
 
-    async def predict(self, rows: Sequence[Row]) -> Predictions:
-        """Predict the rows of one request, in the order in which requests came.
+    async def predict(self, rows: Sequence[Row], caller: Hashable = None) -> Predictions:
+        """Predict the rows of one request, in the order in which requests of its kind came.
 
-        Raises what the model raises for these rows; those of other requests change nothing.
+        Args:
+            rows: the rows; at least one.
+            caller: who asks, as far as can be known; for the API a connection.
+
+        Raises what the model raises for these rows, and `RowError` for one that it refuses; those
+        of other requests change nothing.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(rows, loop.create_future())
-        self._queue.append(waiting)
+        waiting = _Waiting(rows, loop.create_future(), caller)
+        is_apart = len(rows) > self._max_rows or (self._failed_at and self._has_failed(caller))
+        (self._apart if is_apart else self._shared).append(waiting)
         metrics.WAITING.inc()
         if not self._busy:
             self._busy = True
@@ -87,10 +118,22 @@ class AdaptiveBatcher:
         """Make no more calls."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    def _has_failed(self, caller: Hashable) -> bool:
+        """Whether rows of a caller have made a shared call fail a moment ago."""
+        return time.monotonic() - self._failed_at.get(caller, -APART_SECONDS) < APART_SECONDS
+
+    def _remember_failure(self, caller: Hashable) -> None:
+        if caller is None:
+            return
+        if len(self._failed_at) >= MOST_APART:
+            self._failed_at = {}
+        self._failed_at[caller] = time.monotonic()
+
     def _forget(self, waiting: _Waiting) -> None:
-        with contextlib.suppress(ValueError):  # the model has it already
-            self._queue.remove(waiting)
-            metrics.WAITING.dec()
+        for queue in (self._shared, self._apart):
+            with contextlib.suppress(ValueError):  # the model has it already
+                queue.remove(waiting)
+                metrics.WAITING.dec()
 
     def _gather(self) -> None:
         """Let turns of the loop pass, in which requests that come at the same time get in.
@@ -100,11 +143,17 @@ class AdaptiveBatcher:
         other; who calls alone waits for nobody.
         """
         loop = asyncio.get_running_loop()
-        is_complete = len(self._queue) >= self._expected or loop.time() > self._linger_until
+        is_complete = (
+            len(self._shared) >= self._expected
+            or bool(self._apart)
+            or loop.time() > self._linger_until
+        )
         loop.call_soon(self._next if is_complete else self._gather)
 
     def _next(self) -> None:
         """Make the next call, if anybody waits."""
+        # By turns, where both kinds wait.
+        self._was_shared = bool(self._shared) and not (self._apart and self._was_shared)
         requests = self._take()
         loop = asyncio.get_running_loop()
         if not requests:
@@ -139,45 +188,76 @@ class AdaptiveBatcher:
                 continue
             if isinstance(answer, Exception):
                 request.answer.set_exception(answer)
+            elif request.predicted + len(answer.values) < len(request.rows):
+                request.slices += (answer,)
+                request.predicted += len(answer.values)
+                self._apart.append(request)  # behind others of its kind
+                metrics.WAITING.inc()
+            elif request.slices:
+                request.answer.set_result(Predictions.joined([*request.slices, answer]))
             else:
                 request.answer.set_result(answer)
         loop = asyncio.get_running_loop()
-        self._expected = len(self._queue) + len(requests) if self._max_rows > 1 else 1
-        linger = min(LINGER * (loop.time() - started), LONGEST_LINGER_SECONDS)
-        self._linger_until = loop.time() + linger
-        self._busy = bool(self._queue)
+        if self._was_shared:
+            self._expected = len(self._shared) + len(requests) if self._max_rows > 1 else 1
+            linger = min(LINGER * (loop.time() - started), LONGEST_LINGER_SECONDS)
+            self._linger_until = loop.time() + linger
+        self._busy = bool(self._shared or self._apart)
         self._progress = time.monotonic()
-        if self._queue:
+        if self._busy:
             loop.call_soon(self._gather)
 
     def _take(self) -> list[_Waiting]:
-        """The next requests, as many as may share a call."""
+        """The next requests: as many as may share a call, or one that does not."""
         requests: list[_Waiting] = []
-        rows = 0
-        while self._queue:
-            rows += len(self._queue[0].rows)
-            if requests and rows > self._max_rows:
-                break
-            requests.append(self._queue.popleft())
-            metrics.WAITING.dec()
+        if not self._was_shared:
+            if self._apart:
+                requests.append(self._apart.popleft())
+        else:
+            rows = 0
+            while self._shared:
+                rows += len(self._shared[0].rows)
+                if requests and rows > self._max_rows:
+                    break
+                requests.append(self._shared.popleft())
+        metrics.WAITING.dec(len(requests))
         return requests
 
     def _together(self, requests: Sequence[_Waiting]) -> list[Predictions | Exception]:
         """Predict requests in one call; when it fails, in two halves, down to single requests."""
         answers: list[Predictions | Exception] = []
         # Not only exceptions that are an `Exception`: a panic of Rust is not.
-        for _, outcome in bisect(self._predict_requests, requests, (BaseException,)):
+        for part, outcome in bisect(self._predict_requests, requests, (BaseException,)):
             if isinstance(outcome, list):
                 answers += outcome
-            else:
-                answers.append(_settable(outcome))
+                continue
+            answers.append(_settable(outcome))
+            caller = requests[part.start].caller
+            if len(requests) > 1 or self._has_failed(caller):
+                self._remember_failure(caller)
         return answers
 
-    def _predict_requests(self, requests: Sequence[_Waiting]) -> list[Predictions]:
+    def _predict_requests(self, requests: Sequence[_Waiting]) -> list[Predictions | Exception]:
         if len(requests) == 1:
-            return [self._predict_alone(requests[0].rows)]
+            return [self._predict_slice(requests[0])]
         predictions = self._predict([row for request in requests for row in request.rows])
-        return _parts(predictions, [len(request.rows) for request in requests])
+        answers: list[Predictions | Exception] = []
+        start = 0
+        for request in requests:
+            part = predictions.rows(slice(start, start + len(request.rows)))
+            start += len(request.rows)
+            answers.append(part if part.refused is None else RowError(int(part.refused.argmax())))
+        return answers
+
+    def _predict_slice(self, request: _Waiting) -> Predictions:
+        """Predict what is next of a request: all of it, or a slice."""
+        start = request.predicted
+        if self._slice_rows is None or len(request.rows) <= self._max_rows:
+            return self._predict_alone(request.rows)
+        try:
+            return self._predict_alone(request.rows[start : start + self._slice_rows])
+        except RowError as exc:
+            raise RowError(start + exc.index) from exc.__cause__
 
 
 def _settable(error: BaseException) -> Exception:
@@ -188,12 +268,3 @@ def _settable(error: BaseException) -> Exception:
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     return RuntimeError(f"the model raised {type(error).__name__}")
-
-
-def _parts(predictions: Predictions, counts: Sequence[int]) -> list[Predictions]:
-    """Cut predictions into those of `counts` rows each."""
-    parts, start = [], 0
-    for count in counts:
-        parts.append(predictions.rows(slice(start, start + count)))
-        start += count
-    return parts

@@ -1,83 +1,209 @@
-"""How much may be in progress at a time."""
+"""How much may be in progress at a time.
 
-from collections.abc import Callable
+Large requests have limits of their own, so that small ones never wait for them: few of them are
+turned into objects at a time, and the others wait as the bytes that they came in.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 
 from serving.errors import Overloaded
 from serving.telemetry import metrics
 
-MOST_BODIES = 20
-"""Bodies in memory at a time, counted as if each were as large as it may be."""
+LARGE_BYTES = 16_384
+"""Requests with larger bodies are large."""
 
-Reserve = Callable[[int], None]
+MOST_SMALL_BODIES = 1_000
+MOST_LARGE_BODIES = 8
+"""Bodies in memory at a time, counted as if each were as large as it may be. Large answers that
+their callers have not taken yet may be as large together as large bodies."""
+
+MOST_LARGE_AT_WORK = 4
+"""Large requests that are worked on at a time; all of them together have at most as many bytes as
+one may have."""
+
+MOST_BATCHES = 10
+"""Rows in progress, in batches of the largest size."""
 
 
 class Limits:
     """Counts what is in progress, in one event loop.
 
     Args:
-        max_requests: predictions in progress or waiting.
-        max_body_bytes: the largest body; all bodies together may have `MOST_BODIES` times as many.
+        max_requests: predictions in progress or waiting, of large requests and of small ones each.
+        max_body_bytes: the largest body.
+        max_batch_rows: the most rows of one request.
     """
 
-    def __init__(self, max_requests: int, max_body_bytes: int) -> None:
+    def __init__(self, max_requests: int, max_body_bytes: int, max_batch_rows: int) -> None:
         self._max_requests = max_requests
-        self._max_bytes = MOST_BODIES * max_body_bytes
-        self._requests = 0
-        self._bytes = 0
+        self._max_small_bytes = MOST_SMALL_BODIES * LARGE_BYTES
+        self._max_large_bytes = MOST_LARGE_BODIES * max_body_bytes
+        self._max_rows = MOST_BATCHES * max_batch_rows
+        self._small_bytes = 0
+        self._large_bytes = 0
+        self._answer_bytes = 0
+        self._small_requests = 0
+        self._large_requests = 0
+        self._rows = 0
+        self._turns = _Turns(max_body_bytes)
 
-    def reserve_body(self) -> "_ReservedBody":
-        """Count the bytes of a body as long as the block runs.
+    def reserve_body(self) -> "ReservedBody":
+        """Count the bytes of a body as long as the block runs."""
+        return ReservedBody(self)
 
-        Gives the block a function that counts a piece of it, which raises `Overloaded` when all
-        bodies together are too large.
-        """
-        return _ReservedBody(self)
-
-    def prediction_slot(self) -> "_PredictionSlot":
+    def prediction_slot(self, *, is_large: bool) -> "_PredictionSlot":
         """Count a prediction as long as the block runs.
+
+        Gives the block a function that counts its rows.
 
         Raises `Overloaded` when too many are in progress already.
         """
-        return _PredictionSlot(self)
+        return _PredictionSlot(self, is_large)
+
+    def turn(self, length: int) -> contextlib.AbstractAsyncContextManager[None]:
+        """Wait until a large body of this length may be worked on, as long as the block runs."""
+        return self._turns.turn(length)
+
+    @contextlib.contextmanager
+    def answer(self, length: int) -> Iterator[None]:
+        """Count a large answer as long as the block runs: until its caller has taken it.
+
+        Raises `Overloaded` when such answers are too large together; a single one may be of any
+        length.
+        """
+        if self._answer_bytes and self._answer_bytes + length > self._max_large_bytes:
+            raise Overloaded("too many large answers have not been taken yet")
+        self._answer_bytes += length
+        try:
+            yield
+        finally:
+            self._answer_bytes -= length
 
 
 # Classes, not generators with `contextlib.contextmanager`: they stand in the way of every request
 # and take a third of the time.
-class _ReservedBody:
+class ReservedBody:
+    """Room for one body, as long as the block runs."""
+
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._bytes = 0
 
-    def __enter__(self) -> Reserve:
-        return self._reserve
+    def __enter__(self) -> "ReservedBody":
+        return self
 
-    def _reserve(self, count: int) -> None:
+    def check(self, length: int) -> None:
+        """Raise `Overloaded` when there is no room now for a body of this length."""
         limits = self._limits
-        if limits._bytes + count > limits._max_bytes:
+        if length > LARGE_BYTES and limits._large_bytes + length > limits._max_large_bytes:
             raise Overloaded("too many large requests are in progress")
-        limits._bytes += count
-        self._bytes += count
+
+    def add(self, count: int) -> None:
+        """Count a piece; raises `Overloaded` when bodies of its kind are too large together."""
+        limits = self._limits
+        total = self._bytes + count
+        if total <= LARGE_BYTES:
+            if limits._small_bytes + count > limits._max_small_bytes:
+                raise Overloaded("too many requests are in progress")
+            limits._small_bytes += count
+        else:
+            was_small = self._bytes if self._bytes <= LARGE_BYTES else 0
+            if limits._large_bytes + was_small + count > limits._max_large_bytes:
+                raise Overloaded("too many large requests are in progress")
+            limits._small_bytes -= was_small
+            limits._large_bytes += was_small + count
+        self._bytes = total
+
+    def release(self) -> None:
+        """Count nothing of it any more."""
+        if self._bytes <= LARGE_BYTES:
+            self._limits._small_bytes -= self._bytes
+        else:
+            self._limits._large_bytes -= self._bytes
+        self._bytes = 0
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._limits._bytes -= self._bytes
+        self.release()
 
 
 class _PredictionSlot:
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, is_large: bool) -> None:
         self._limits = limits
+        self._is_large = is_large
+        self._rows = 0
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Callable[[int], None]:
         limits = self._limits
-        if limits._requests >= limits._max_requests:
-            raise Overloaded("too many requests are in progress")
-        limits._requests += 1
+        if self._is_large:
+            if limits._large_requests >= limits._max_requests:
+                raise Overloaded("too many large requests are in progress")
+            limits._large_requests += 1
+        else:
+            if limits._small_requests >= limits._max_requests:
+                raise Overloaded("too many requests are in progress")
+            limits._small_requests += 1
         metrics.IN_PROGRESS.inc()
+        return self._add_rows
+
+    def _add_rows(self, count: int) -> None:
+        """Raises `Overloaded` when the rows of all requests together are too many."""
+        limits = self._limits
+        if limits._rows + count > limits._max_rows:
+            raise Overloaded("too many rows are in progress")
+        limits._rows += count
+        self._rows += count
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._limits._requests -= 1
+        limits = self._limits
+        if self._is_large:
+            limits._large_requests -= 1
+        else:
+            limits._small_requests -= 1
+        limits._rows -= self._rows
         metrics.IN_PROGRESS.dec()
+
+
+class _Turns:
+    """Lets few at a time pass, in the order in which they came, and little of them together."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._at_work = 0
+        self._total = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, weight: int) -> AsyncIterator[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (weight, future)
+        self._waiting.append(entry)
+        self._let_pass()
+        try:
+            await future
+            yield
+        finally:
+            if entry in self._waiting:  # given up before its turn
+                self._waiting.remove(entry)
+            else:
+                self._at_work -= 1
+                self._total -= weight
+            self._let_pass()
+
+    def _let_pass(self) -> None:
+        while self._waiting and self._at_work < MOST_LARGE_AT_WORK:
+            weight, future = self._waiting[0]
+            if self._at_work and self._total + weight > self._most:
+                return
+            self._waiting.popleft()
+            self._at_work += 1
+            self._total += weight
+            if not future.cancelled():  # else its block ends now, and gives the turn back
+                future.set_result(None)

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -42,6 +42,10 @@ Result = TypeVar("Result")
 
 LONGEST_PAUSE_SECONDS = 30
 
+SLICE_CALLS = 8
+"""A large request is predicted in slices of so many times the rows that share a call, where the
+call itself costs milliseconds: shorter slices would take much of its throughput."""
+
 
 class Service:
     """What the routes share: the model, or the reason why there is none.
@@ -53,11 +57,13 @@ class Service:
         serving = settings.serving
         self.settings = settings
         self.hooks = PredictionHooks.load(settings)
-        self.limits = Limits(serving.max_concurrent_requests, serving.max_body_bytes)
+        self.limits = Limits(
+            serving.max_concurrent_requests, serving.max_body_bytes, serving.max_batch_rows
+        )
         self.model: ServedModel | None = None
         self.reason = "the model is being loaded"
         self.draining = False
-        self.offloader = Offloader()
+        self._offloaders = {is_large: Offloader() for is_large in (True, False)}
         self._batcher: AdaptiveBatcher | None = None
 
     @contextlib.asynccontextmanager
@@ -72,7 +78,8 @@ class Service:
             with stops:
                 yield
             loading.cancel()
-            self.offloader.close()
+            for offloader in self._offloaders.values():
+                offloader.close()
             if self._batcher:
                 self._batcher.close()
             if self.model:
@@ -158,11 +165,15 @@ class Service:
                 raise NotReady(f"the model has not answered for more than {limit:g} s")
         return self.require_model()
 
-    async def predict(self, rows: Sequence[Row]) -> Predictions:
+    async def predict(self, rows: Sequence[Row], caller: Hashable) -> Predictions:
         """Predict the rows of one request; raises what the model raises."""
         if self._batcher is None:
             self._batcher = self._make_batcher(self.require_model())
-        return await self._batcher.predict(rows)
+        return await self._batcher.predict(rows, caller)
+
+    async def offload(self, work: Callable[[], Result], *, is_large: bool) -> Result:
+        """Do work off the event loop; that of small requests does not wait for large ones."""
+        return await self._offloaders[is_large].run(work)
 
     @contextlib.contextmanager
     def log_failures(self) -> Iterator[None]:
@@ -182,15 +193,19 @@ class Service:
             raise ModelFailed from None
 
     def _make_batcher(self, model: ServedModel) -> AdaptiveBatcher:
-        max_rows = self.settings.serving.max_shared_rows if model.engine.independent_rows else 1
+        max_rows, slice_rows = 1, None
+        if model.engine.independent_rows:
+            max_rows = self.settings.serving.max_shared_rows
+            slice_rows = max_rows if model.engine.inline else SLICE_CALLS * max_rows
         together, alone = model.predict_rows, model.predict_or_blame
         if (seconds := self.settings.serving.exit_after_seconds) is not None:
             together, alone = (partial(_or_exit, seconds, one) for one in (together, alone))
         return AdaptiveBatcher(
             partial(self._timed, together),
             partial(self._timed, alone),
-            min(max_rows, model.inline_rows or max_rows),
-            model.inline_rows,
+            max_rows=min(max_rows, model.inline_rows or max_rows),
+            slice_rows=slice_rows,
+            inline_rows=model.inline_rows,
         )
 
     def _timed(self, predict: Predict, rows: Sequence[Row]) -> Predictions:

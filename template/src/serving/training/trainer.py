@@ -1,8 +1,10 @@
 """Train: fit a recipe's pipeline on a data file and log it to MLflow, ready to be served."""
 
+import contextlib
 import logging
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
@@ -76,6 +78,7 @@ def _train(recipe: Recipe, settings: Settings, data_path: Path | None) -> Traini
         with mlflow.start_run(run_name=recipe.name) as run:
             mlflow.log_params(_parameters(recipe, data_path, parts))
             started = time.perf_counter()
+            _check_made_up(pipeline, data, parts["train"])
             _fit(pipeline, recipe, data, parts["train"])
             mlflow.log_metric("fit_seconds", time.perf_counter() - started)
             _ask(pipeline, data)
@@ -166,18 +169,47 @@ def _fit(pipeline: Any, recipe: Recipe, data: Dataset, rows: Any) -> None:
         ) from exc
 
 
+def _check_made_up(pipeline: Any, data: Dataset, rows: Any) -> None:
+    """Let the steps before the estimator look at made-up values, before the estimator is fitted.
+
+    An encoder that refuses what it does not know refuses them; a long fit would be lost.
+    """
+    if not _made_up(data) or len(pipeline.steps) < 2:
+        return
+    from sklearn.base import clone
+
+    steps = clone(pipeline[:-1])
+    try:
+        steps.fit(data.features.loc[rows], data.target.loc[rows])
+    except Exception:
+        return  # fitting the whole says what is wrong
+    with _blaming_the_example(data):
+        steps.transform(data.example_features)
+
+
 def _ask(pipeline: Any, data: Dataset) -> None:
     """Predict the example, on which a model that refuses values it does not know may fail."""
-    try:
+    with _blaming_the_example(data):
         pipeline.predict(data.example_features)
+
+
+@contextlib.contextmanager
+def _blaming_the_example(data: Dataset) -> Iterator[None]:
+    try:
+        yield
     except Exception as exc:
         logger.debug("the example failed", exc_info=True)
-        made_up = [column.name for column in data.feature_columns if not data.seen[column.name]]
+        made_up = _made_up(data)
         hint = f" (made up are those of {', '.join(made_up)})" if made_up else ""
         raise RecipeError(
             f"data.example: the model fails on the API's example: {first_line(exc)}; "
             f"give values that it takes{hint}"
         ) from exc
+
+
+def _made_up(data: Dataset) -> list[str]:
+    """The features for which the data has no typical value."""
+    return [column.name for column in data.feature_columns if not data.seen[column.name]]
 
 
 def _evaluate(
