@@ -30,7 +30,7 @@ from images import (
     started,
     wait_for_health,
 )
-from serving import train
+from serving import logged_model, train
 
 BUDGET_MB = {"api": QUESTIONS["image_size_budget_mb"]["default"]}
 BUDGET_MB |= {"training": 650, "inference": 650, "compile": 650, "mlflow": 900}
@@ -88,9 +88,7 @@ def project(render: Render, engine: docker.DockerClient) -> Path:
 @pytest.fixture(scope="module")
 def model(project: Path) -> Path:
     """The directory of a trained and compiled model."""
-    train(project)
-    [logged] = project.glob("mlruns/*/models/*/artifacts/MLmodel")
-    return logged.parent
+    return logged_model(project, train(project))
 
 
 @pytest.fixture(scope="module", params=["3.11", "3.13"])

@@ -12,7 +12,10 @@ from mlflow.types import ColSpec, Schema
 
 
 class Hostile(mlflow.pyfunc.PythonModel):
-    """Answers 1, raises, or never returns."""
+    """Answers 1, raises, never returns, or takes memory that it never gives back."""
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
 
     def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
         for text in model_input["wish"]:
@@ -20,6 +23,8 @@ class Hostile(mlflow.pyfunc.PythonModel):
             match wish:
                 case "hang":
                     time.sleep(3600)
+                case "leak":
+                    self.kept.append(np.ones(12_500_000))  # 100 MB
                 case "stop":
                     raise StopIteration(secret)
                 case "exit":

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ def test_metrics_may_be_off(limited: TestClient) -> None:
     assert limited.get("/metrics").status_code == 404
 
 
-def counted(limits: Limits, length: int) -> AbstractContextManager[Any]:
+def counted(limits: Limits, length: int) -> ExitStack:
     """A block that has reserved a body of so many bytes, in two pieces."""
     stack = ExitStack()
     reserved = stack.enter_context(limits.reserve_body())

@@ -15,6 +15,7 @@ from mlflow.models import infer_signature, set_signature
 from serving.cli import app
 from serving.compilation.compiler import compile_model
 from serving.config.settings import MLflowSettings, ServingSettings, Settings
+from serving.contract.columns import Row
 from serving.contract.recipe import Recipe, load_recipe
 from serving.engines.base import Predictions
 from serving.engines.onnx import Compiled, OnnxEngine
@@ -417,7 +418,7 @@ def test_what_the_model_refuses_the_compiled_form_refuses(save: Save, tmp_path: 
     assert compiled(path, tmp_path / "irises.csv").proof["rows_refused"] > 100
     for served in both(path):
         for value in (None, 1e39):  # trees know single precision
-            rows = [[1.0, 1.0, 1.0, 1.0], [value, 1.0, 1.0, 1.0]]
+            rows: list[Row] = [[1.0, 1.0, 1.0, 1.0], [value, 1.0, 1.0, 1.0]]
             with pytest.raises(RowError) as refused:
                 served.predict_or_blame(rows)
             assert refused.value.index == 1

@@ -243,9 +243,7 @@ async def _answer(
     else:
         with service.log_failures():
             predictions = await service.predict(samples, caller)
-            content = await computed(
-                lambda: form.write(model, model.answers(samples, predictions))
-            )
+            content = await computed(lambda: form.write(model, model.answers(samples, predictions)))
     if len(content) > LARGE_BYTES:
         return LargeResponse(content, service.limits)
     return Response(content, media_type=JSON)
