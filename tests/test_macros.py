@@ -112,16 +112,16 @@ def test_good_email(email: str) -> None:
 
 @pytest.mark.parametrize("email", ["a", "a@b", "a b@c.de", "<a@b.de>", "a@b.de\n", "a@b@c.de"])
 def test_bad_email(email: str) -> None:
-    assert "is no e-mail address" in validators.author_email(email)
+    assert "is not an e-mail address" in validators.author_email(email)
 
 
 def test_numbers_at_their_limits() -> None:
     assert not validators.port(1024, 8000).strip()
     assert not validators.port(65535, 8000, {"api_port": 8000}).strip()
-    assert "is no port" in validators.port(1023, 8000)
+    assert "is not allowed" in validators.port(1023, 8000)
     assert "for example: 1024" in validators.port(65535, 8000, {"api_port": 65535})
     assert not validators.between(1, 1, 3, "number", 2).strip()
-    assert "4 is no number; use 1 to 3" in validators.between(4, 1, 3, "number", 2)
+    assert "the number must be 1 to 3, not 4" in validators.between(4, 1, 3, "number", 2)
 
 
 def test_nothing_optional_is_excluded_when_all_is_chosen() -> None:

@@ -107,7 +107,7 @@ def test_what_is_wrong_is_named_where_it_is(
     ("content", "message"),
     [
         ("", "must have a header"),
-        (CSV.replace("5.1", "x"), f"0/{NAMES[0]}: input should be a valid number"),
+        (CSV.replace("5.1", "x"), f"0/{NAMES[0]}: must be a valid number"),
         (CSV.replace(",0.2", ""), "0: must have 4 fields"),
         (CSV.replace("5.1", ""), f"0/{NAMES[0]}: must not be null"),
         (b"\xff", "not UTF-8 text (byte 0)"),

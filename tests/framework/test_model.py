@@ -30,6 +30,23 @@ class ReadsItsFileWhenAsked(PythonModel):
         return model_input["x"] + number
 
 
+@pytest.mark.parametrize(
+    ("content", "identity"),
+    [("model_id: m-1\nmodel_uuid: u-1", "m-1"), ("model_uuid: u-1", "u-1"), ("", "old-model")],
+)
+def test_every_model_has_an_identity_and_only_a_registered_one_a_version(
+    tmp_path: Path, content: str, identity: str
+) -> None:
+    path = tmp_path / "old-model"
+    path.mkdir()
+    (path / "MLmodel").write_text(f"flavors: {{}}\n{content}\n")
+    assert mlmodel.read(path).identity == identity
+    assert mlmodel.read(path).version is None
+    (path / "registered_model_meta").write_text("model_name: birds\nmodel_version: 3\n")
+    assert mlmodel.read(path).identity == identity
+    assert mlmodel.read(path).version == "birds/3"
+
+
 class AnswersNonsense(PythonModel):
     """Answers text although its signature says a number."""
 

@@ -51,9 +51,9 @@ INTERFACE = "data__data_interface"
             {f"{INTERFACE}__feature_columns": ["plant id"]},
             "column 'plant id' is in entity_columns and in feature_columns",
         ),
-        ({"task_choice": "guessing"}, "task_choice: input should be 'classification'"),
+        ({"task_choice": "guessing"}, "task_choice: must be 'classification'"),
         ({"task_choice": "timeseries"}, "timestamp_column: is required for the task timeseries"),
-        ({"model__class_path": "os system"}, "model.class_path: string should match"),
+        ({"model__class_path": "os system"}, "model.class_path: must match"),
         ({"model__hyperparameters__tuning_enabled": True}, "tuning is not supported yet"),
         ({"data__fetcher__type": "feature_store"}, "feature_store is not supported"),
         ({"data__split": {"train": 0.9, "test": 0.2}}, "must add up to 1, not 1.1"),
@@ -200,7 +200,7 @@ def test_a_wrong_value_of_the_environment_is_named_and_not_shown(
     path = write(tmp_path, data__loader={"source_uri": "${SOURCE}"})
     with pytest.raises(RecipeError) as error:
         load_recipe(path)
-    rule = "input should be a valid string (is '${SOURCE}')"
+    rule = "must be a valid string (is '${SOURCE}')"
     assert str(error.value) == f"{path}: data.loader.source_uri: {rule}"
 
 

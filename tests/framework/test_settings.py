@@ -66,8 +66,8 @@ def test_a_config_path_can_come_from_the_environment(
     ("content", "message"),
     [
         ("serving: {prt: 1}", "serving.prt: unknown key; known here: model_run_id, model_uri"),
-        ("serving: {port: 0}", "serving.port: input should be greater than or equal to 1 (is 0)"),
-        ("logging: {level: LOUD}", "logging.level: input should be 'DEBUG'"),
+        ("serving: {port: 0}", "serving.port: must be greater than or equal to 1 (is 0)"),
+        ("logging: {level: LOUD}", "logging.level: must be 'DEBUG'"),
         ("serving: {_cli_parse_args: true}", "_cli_parse_args: unknown key"),
         ("database: {}", "database: unknown key; known here: environment, mlflow"),
     ],

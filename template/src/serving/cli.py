@@ -3,19 +3,69 @@
 Command modules import what they need inside their function, so that `mmp --help` is quick.
 """
 
+import contextlib
 import importlib
 import pkgutil
 import signal
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from serving import commands, extensions
 from serving.errors import ExtensionError, ServingError
 from serving.redaction import redact
 
+_UsageError: Any = typer.BadParameter.__base__
+"""A mistake on the command line. Typer does not export it; its Click is a copy of its own."""
+
+
+class _Commands(TyperGroup):
+    """The commands. A mistake on the command line is told like any other, in one sentence."""
+
+    def make_context(self, info_name: Any, args: list[str], *rest: Any, **extra: Any) -> Any:
+        if not args:  # the help follows
+            return super().make_context(info_name, args, *rest, **extra)
+        with _one_sentence():
+            return super().make_context(info_name, args, *rest, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _one_sentence():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as exc:
+        raise ServingError(_sentence(exc)) from None
+
+
+def _sentence(exc: Any) -> str:
+    option, similar = getattr(exc, "option_name", None), getattr(exc, "possibilities", None)
+    if similar:
+        return f"there is no option {option}; did you mean {similar[0]}?"
+    if option and exc.ctx and exc.ctx.parent is None:
+        return f"{option} stands before the command; write it after: mmp COMMAND {option}"
+    message = exc.format_message().partition(", unable to parse")[0].rstrip(".")
+    for pydantics, ours in (
+        ("Input should be", "must be"),
+        ("Value error, ", ""),
+        (". Did you", "; did you"),
+    ):
+        message = message.replace(pydantics, ours)
+    message = f"{message[0].lower()}{message[1:]}"
+    if message.endswith("?") or exc.ctx is None:
+        return message
+    return f"{message}; '{exc.ctx.command_path} --help' shows what it takes"
+
+
 app = typer.Typer(
     name="mmp",
+    cls=_Commands,
     help="Machine learning from a recipe to predictions.",
     no_args_is_help=True,
     add_completion=False,
@@ -65,7 +115,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         _add_own_commands()
-        app()
+        app(prog_name="mmp")
     except ServingError as exc:
         print(f"mmp: {redact(str(exc))}", file=sys.stderr)
         sys.exit(2)

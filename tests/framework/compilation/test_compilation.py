@@ -429,7 +429,7 @@ def test_what_the_model_refuses_the_compiled_form_refuses(save: Save, tmp_path: 
     [
         (
             [FunctionTransformer(np.cbrt)],
-            "FunctionTransformer calls cbrt, which is no function known here",
+            "FunctionTransformer calls cbrt, a function that is not known here",
         ),
         (
             [OneHotEncoder(min_frequency=30, handle_unknown="infrequent_if_exist")],
@@ -642,13 +642,17 @@ def test_the_proof_names_the_data_as_the_recipe_does(
     settings = store.model_copy(update={"serving": serving})
     proof = load_model(settings).describe()["engine"]["proof"]
     assert proof["data"] == "${DATA_DIRECTORY}/flowers.csv"
+    assert proof["compared"].startswith(f"{proof['rows_of_data']} rows of data and ")
+    assert result.compiled == f"yes, {proof['compared']} get the same answers"
 
     monkeypatch.setenv("DATA_DIRECTORY", str(tmp_path))
     (tmp_path / "flowers.csv").write_text("petals\n1\n")
     with pytest.raises(DataError, match=r"^\${DATA_DIRECTORY}/flowers.csv: has no column"):
         compile_model(settings)
     monkeypatch.delenv("DATA_DIRECTORY")
-    with pytest.raises(CompilationError, match=r"'\${DATA_DIRECTORY}/flowers.csv' is no file here"):
+    with pytest.raises(
+        CompilationError, match=r"'\${DATA_DIRECTORY}/flowers.csv' is not a file here"
+    ):
         compile_model(settings)
 
 
@@ -683,7 +687,7 @@ def test_the_command_prints_the_proof(
     )
     printed = capsys.readouterr().out
     assert "estimator: sklearn.linear_model._logistic.LogisticRegression" in printed
-    assert f"rows compared: 150 of {flowers}" in printed
+    assert f"data: {flowers}\ncompared: 150 rows of data and " in printed
     assert f"mmp serve-api --model-uri {path}" in printed
 
 

@@ -255,8 +255,8 @@ def test_a_recipe_may_give_values_of_its_example(settings: Settings, orders: pd.
 @pytest.mark.parametrize(
     ("example", "message"),
     [
-        ({"nope": 1}, "data.example.nope: is no column of a request; those are order, placed on, "),
-        ({"member": True}, "data.example.member: is no column of a request; "),  # the target
+        ({"nope": 1}, "data.example.nope: is not a column of a request; the columns are order, "),
+        ({"member": True}, "data.example.member: is not a column of a request; "),  # the target
         ({"quantity": 1.5}, "data.example.quantity: must be an integer of 64 bits"),
         ({"quantity": None}, "data.example.quantity: must be an integer of 64 bits"),
         ({"placed on": "soon"}, "data.example.placed on: must be an RFC 3339 date-time or a date"),

@@ -114,7 +114,10 @@ def media_type(request: Request) -> str:
 def require_json(request: Request) -> None:
     """Raise `ProblemError` with status 415 for a body that says that it is no JSON."""
     if media_type(request) != JSON:
-        raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body must be {JSON}")
+        raise ProblemError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"the body must be JSON, with the header Content-Type: {JSON}",
+        )
 
 
 def parse_json(body: bytes, most_values: int) -> Any:
@@ -126,6 +129,8 @@ def parse_json(body: bytes, most_values: int) -> Any:
 
     Raises `ProblemError` with status 422.
     """
+    if not body:
+        raise invalid_values([((), "the body is empty; it must be JSON")])
     if len(body) > LARGE_BYTES:
         check_structure(body, most_values)
     try:

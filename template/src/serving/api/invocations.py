@@ -39,7 +39,14 @@ def parse(model: ServedModel, media_type: str, collect: Collect, body: bytes) ->
     )
     # Text has no types: in CSV "1.5" is a number where the column is one.
     is_strict = media_type == JSON
-    return validated_samples(model.invocation_schema, many.rows, collect, locate, strict=is_strict)
+    return validated_samples(
+        model.invocation_schema,
+        many.rows,
+        collect,
+        locate,
+        about_unknown=model.schemas.about,
+        strict=is_strict,
+    )
 
 
 def _rows_of_json(content: Any, most: int) -> tuple[Any, Locate]:

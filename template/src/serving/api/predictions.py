@@ -21,7 +21,7 @@ from serving.api.body import (
     read_body,
     require_json,
 )
-from serving.api.problem import Location, ProblemError
+from serving.api.problem import Location, ProblemError, invalid_values
 from serving.api.validation import Collect, validated, validated_samples
 from serving.errors import RowError
 from serving.model.hooks import Record
@@ -276,15 +276,33 @@ class LargeResponse(Response):
 
 def _one(model: ServedModel, collect: Collect, body: bytes) -> list[Any]:
     content = parse_json(body, model.schemas.most_values)
-    return collect([validated(model.request_schema, content)])
+    if isinstance(content, list):
+        raise invalid_values([((), f"must be an object, one sample; {_SEVERAL}")])
+
+    def about(name: str) -> str:
+        return f"is not known here; {_SEVERAL}" if name == "samples" else model.schemas.about(name)
+
+    return collect([validated(model.request_schema, content, about_unknown=about)])
 
 
 def _many(model: ServedModel, collect: Collect, body: bytes) -> list[Any]:
     content = parse_json(body, model.schemas.most_values)
+    if not isinstance(content, dict):
+        raise invalid_values([((), 'must be an object of the form {"samples": [...]}')])
+    if "samples" not in content:
+        form = 'the body must have the form {"samples": [...]}; one sample goes to /predict'
+        raise invalid_values([(("samples",), f"is required; {form}")])
     batch: Any = validated(model.batch_form, content)
     return validated_samples(
-        model.batch_request_schema, batch.samples, collect, lambda location: ("samples", *location)
+        model.batch_request_schema,
+        batch.samples,
+        collect,
+        lambda location: ("samples", *location),
+        about_unknown=model.schemas.about,
     )
+
+
+_SEVERAL = 'several samples go to /predict/batch as {"samples": [...]}'
 
 
 def _documented(name: str) -> dict[str, Any]:

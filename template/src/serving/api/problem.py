@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
+from serving.config.yaml_file import rule_of
 from serving.errors import ModelFailed, Refused, Unavailable
 from serving.telemetry.logging import request_id
 
@@ -87,17 +88,24 @@ MOST_CHARACTERS = 200
 
 
 def invalid_request(
-    exc: ValidationError, locate: Callable[[Location], Location] = lambda location: location
+    exc: ValidationError,
+    locate: Callable[[Location], Location] = lambda location: location,
+    about_unknown: Callable[[str], str] | None = None,
 ) -> ProblemError:
     """422, naming each value that is wrong and the rule that it breaks; values are not echoed.
 
-    `locate` says where in the body a value is, when that is not where it was validated.
+    Args:
+        exc: what Pydantic found.
+        locate: where in the body a value is, when that is not where it was validated.
+        about_unknown: what to say of the first unknown name.
     """
     if exc.error_count() > MOST_ERRORS * 10:  # telling them apart would take seconds
         return invalid_values([((), f"{exc.error_count()} values are wrong")])
     # Names that are not known come first: they explain why others are missing.
     found = sorted(exc.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
     errors = [(locate(error["loc"]), _rule(error)) for error in found[:MOST_ERRORS]]
+    if about_unknown and found[0]["type"] == "extra_forbidden":
+        errors[0] = (errors[0][0], about_unknown(str(found[0]["loc"][-1])))
     return invalid_values(errors, more=len(found) - 1)
 
 
@@ -136,9 +144,17 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, exc: HTTPException) -> Response:
         status = _status(exc.status_code)
-        # Where the detail only repeats the status, Python has a sentence for it.
-        detail = exc.detail if exc.detail != status.phrase else status.description
+        detail = exc.detail if exc.detail != status.phrase else _described(status, exc.headers)
         return ProblemError(status, str(detail or phrase(status)), None, exc.headers).response()
+
+
+def _described(status: HTTPStatus, headers: Mapping[str, str] | None) -> str:
+    """A sentence where an error only repeats its status."""
+    if status is HTTPStatus.NOT_FOUND:
+        return "there is nothing at this path; /docs lists the paths, which do not end in /"
+    if status is HTTPStatus.METHOD_NOT_ALLOWED and headers and (allowed := headers.get("Allow")):
+        return f"this path does not take this method; use {allowed}"
+    return status.description
 
 
 def _status(code: int) -> HTTPStatus:
@@ -174,7 +190,7 @@ def _rule(error: ErrorDetails) -> str:
         case _ if error["input"] is None:
             return "must not be null"
         case _:
-            return error["msg"][0].lower() + error["msg"][1:]
+            return rule_of(error)
 
 
 def _shortened(part: int | str) -> str:

@@ -4,7 +4,7 @@ from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from serving.api import problem
 from serving.model.served import ServedModel
@@ -26,7 +26,10 @@ class Ready(BaseModel):
     """A model is loaded, warmed up and its contract holds."""
 
     status: Literal["ready"] = "ready"
-    model_version: str
+    model_version: str | None = Field(
+        description="Name and version in the model registry, NAME/VERSION; null for a model that "
+        "was not loaded from the registry"
+    )
 
 
 def probes(service: Service) -> APIRouter:

@@ -1,6 +1,7 @@
 """Run the application with uvicorn."""
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -105,4 +106,9 @@ def _check_address(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as exc:
-        raise ConfigError(f"cannot listen on {host} port {port}: {exc.strerror}") from None
+        hint = "another address with --host (HOST)"
+        if exc.errno in (errno.EADDRINUSE, errno.EACCES):
+            hint = "another port with --port (PORT)"
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {exc.strerror}; choose {hint}"
+        ) from None

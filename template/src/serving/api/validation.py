@@ -19,19 +19,24 @@ def validated(
     content: Any,
     locate: Locate = lambda location: location,
     *,
+    about_unknown: Callable[[str], str] | None = None,
     strict: bool | None = None,
 ) -> Schema:
     """Validate content by a schema.
 
-    `locate` says where in the body a value is, when that is not where it was validated; `strict`
-    is as Pydantic has it.
+    Args:
+        schema: the schema.
+        content: what a body holds.
+        locate: where in the body a value is, when that is not where it was validated.
+        about_unknown: what to say of an unknown name.
+        strict: as Pydantic has it.
 
     Raises `ProblemError` (422).
     """
     try:
         return schema.model_validate(content, strict=strict)
     except ValidationError as exc:
-        raise invalid_request(exc, locate) from None
+        raise invalid_request(exc, locate, about_unknown) from None
 
 
 def validated_samples(
@@ -40,6 +45,7 @@ def validated_samples(
     collect: Collect,
     locate: Locate,
     *,
+    about_unknown: Callable[[str], str] | None = None,
     strict: bool | None = None,
 ) -> list[Any]:
     """Validate samples in slices and return what `collect` makes of each.
@@ -49,6 +55,7 @@ def validated_samples(
         samples: as many as there may be.
         collect: called with each slice of validated samples.
         locate: where in the body a value is that is at (index, column).
+        about_unknown: what to say of an unknown name.
         strict: as Pydantic has it.
 
     Raises `ProblemError` (422) for the first slice with a wrong sample.
@@ -62,6 +69,6 @@ def validated_samples(
             _, index, *rest = location
             return locate((first + int(index), *rest))
 
-        valid = validated(schema, {name: part}, in_body, strict=strict)
+        valid = validated(schema, {name: part}, in_body, about_unknown=about_unknown, strict=strict)
         found += collect(getattr(valid, name))
     return found

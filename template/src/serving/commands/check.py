@@ -23,12 +23,12 @@ def run(
     engine = model.engine.describe()
     proof = engine.get("proof")
     print(f"model: {redact(model.uri)}")
-    print(f"model_id: {model.model_id or '-'}")
-    print(f"model_version: {model.version}")
+    print(f"model_id: {model.model_id}")
+    print(f"model_version: {model.version or '-'}")
     print(f"task: {model.schemas.task or '-'}")
     print(f"engine: {engine['name']} ({engine.get('estimator') or engine['loader']})")
     if proof:
-        print(f"compiled: proven with {proof['rows']} rows")
+        print(f"compiled: yes, {proof['compared']} get the same answers")
     elif model.not_compiled:
         print(f"compiled: no, {model.not_compiled}")
     print("columns:")

@@ -30,8 +30,8 @@ def run(
     compiled = compile_model(settings, data_path)
     proof = compiled.proof
     print(f"estimator: {compiled.estimator}")
-    print(f"rows compared: {proof['rows_of_data']} of {proof['data']}")
-    print(f"changed rows compared: {proof['rows'] - proof['rows_of_data']}")
+    print(f"data: {proof['data']}")
+    print(f"compared: {compiled.compared}")
     print(f"largest difference: {proof['largest_difference']:.1e}")
     option = f"--run-id {run_id}" if run_id else f"--model-uri {redact(settings.serving.model)}"
     print(f"\nNext: uv run mmp serve-api {option}")

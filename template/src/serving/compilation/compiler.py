@@ -190,7 +190,7 @@ def _recipe_data(native: ServedModel) -> str:
     source = recipe.data.loader.source_uri if recipe else None
     if source and Path(fill_in(source)).is_file():
         return source
-    found = f"'{redact(source)}' is no file here" if source else "its recipe names none"
+    found = f"'{redact(source)}' is not a file here" if source else "its recipe names none"
     raise CompilationError(
         f"its answers are compared on data, and {found}; give --data-path FILE (DATA_PATH)"
     )

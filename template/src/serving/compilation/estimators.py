@@ -309,7 +309,7 @@ def _classifier(graph: Graph, estimator: Any, features: Features) -> Answer:
     positions = list(range(len(classes)))
     if classes.dtype.kind in "OU":
         if not all(isinstance(one, str) for one in classes.tolist()):
-            raise CompilationError(f"{type(estimator).__name__} has classes that are no text")
+            raise CompilationError(f"{type(estimator).__name__} has classes that are not text")
         label = graph.add(
             "LabelEncoder",
             label,

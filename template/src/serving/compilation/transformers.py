@@ -145,7 +145,7 @@ def _function(graph: Graph, transformer: FunctionTransformer, features: Features
             y = graph.add(_FUNCTIONS[function], x)
         return features_of(y, len(features))
     name = getattr(function, "__qualname__", getattr(function, "__name__", repr(function)))
-    raise CompilationError(f"FunctionTransformer calls {name}, which is no function known here")
+    raise CompilationError(f"FunctionTransformer calls {name}, a function that is not known here")
 
 
 def _imputer(graph: Graph, imputer: SimpleImputer, features: Features) -> Features:

@@ -1,6 +1,7 @@
 """Read a YAML file into a Pydantic model; `${VAR}` and `${VAR:default}` take the environment."""
 
 import contextlib
+import difflib
 import os
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -21,6 +22,11 @@ Location = tuple[Any, ...]
 """The keys and positions that lead to a value."""
 
 _REFERENCE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<default>[^}]*))?\}")
+
+_UNQUOTED = re.compile(r"""(?<!["'\w])(\$\{[^}"']*\})(?!["'])""")
+
+_SHOULD = re.compile(r"^\w+ should ")
+"""How messages of Pydantic begin: "Input should be", "String should have"."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,7 @@ def read(path: Path, error: type[ServingError]) -> Document:
     try:
         content = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.MarkedYAMLError as exc:
-        line = f" in line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
-        raise error(f"{path}: not valid YAML{line}: {exc.problem}") from None
+        raise error(f"{path}: not valid YAML{_where_and_why(exc, text)}") from None
     except (yaml.YAMLError, ValueError) as exc:  # a ValueError: the 45th of a month
         raise error(f"{path}: not valid YAML: {exc}") from None
     except RecursionError:
@@ -99,6 +104,22 @@ def read(path: Path, error: type[ServingError]) -> Document:
         raise error(f"{path}: {exc}") from None
     except RecursionError:
         raise error(f"{path}: refers to itself") from None
+
+
+def _where_and_why(exc: yaml.MarkedYAMLError, text: str) -> str:
+    """The line and the problem, in plain words for the mistakes that are made most."""
+    mark = exc.problem_mark
+    if mark is None:
+        return f": {exc.problem}"
+    line = text.splitlines()[mark.line] if mark.line < len(text.splitlines()) else ""
+    where, problem = f" in line {mark.line + 1}", str(exc.problem)
+    if "\t" in line and "'\\t'" in problem:
+        return f"{where}: it is indented with a tab; use spaces"
+    if exc.context_mark and "quoted scalar" in str(exc.context):
+        return f" in line {exc.context_mark.line + 1}: the text that begins with a quote has no end"
+    if found := _UNQUOTED.search(line):
+        problem += f'; within braces and brackets write {found[1]} in quotes: "{found[1]}"'
+    return f"{where}: {problem}"
 
 
 def fill_in(text: str) -> str:
@@ -172,7 +193,9 @@ def _sentence(
     key = ".".join(str(part) for part in problem["loc"])
     match problem["type"]:
         case "extra_forbidden":
-            rule = f"unknown key; known here: {', '.join(_known_keys(model, problem['loc'][:-1]))}"
+            known = _known_keys(model, problem["loc"][:-1])
+            meant = did_you_mean(str(problem["loc"][-1]), known)
+            rule = f"unknown key; known here: {', '.join(known)}{meant}"
         case "missing":
             rule = "is required"
         case "value_error":
@@ -180,11 +203,27 @@ def _sentence(
         case "model_type":
             rule = "must be a mapping of keys to values"
         case _:
-            rule = problem["msg"][0].lower() + problem["msg"][1:].partition(", unable to parse")[0]
+            rule = rule_of(problem)
             shown = _as_written(problem, references)
             if isinstance(shown, str | int | float | bool | None):
                 rule += f" (is {redact(repr(shown))})"
     return f"{key}: {rule}" if key else rule
+
+
+def rule_of(problem: ErrorDetails) -> str:
+    """Pydantic's message as the end of a sentence about a value: "must be a valid integer"."""
+    message = _SHOULD.sub("must ", problem["msg"].partition(", unable to parse")[0], count=1)
+    return message[0].lower() + message[1:]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name that is nearest to a mistyped one, as the end of a sentence; else nothing."""
+    nearest = difflib.get_close_matches(name[:_MOST_COMPARED], list(known), n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+_MOST_COMPARED = 100
+"""Characters of a mistyped name."""
 
 
 def _as_written(problem: ErrorDetails, references: Mapping[Location, Reference]) -> Any:

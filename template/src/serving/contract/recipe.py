@@ -14,7 +14,7 @@ from serving.config import yaml_file
 from serving.config.yaml_file import Location, Reference
 from serving.errors import RecipeError
 
-_CLASS_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
+_CLASS_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
 
 class Section(BaseModel):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.json_schema import models_json_schema
 
-from serving.config.yaml_file import first_problem
+from serving.config.yaml_file import did_you_mean, first_problem
 from serving.contract.columns import COLUMN_TYPES, Column, Signature
 from serving.contract.recipe import Recipe, Task
 from serving.errors import ContractError, ExtensionError
@@ -181,10 +181,19 @@ class APISchemaGenerator:
                 "Entities", __base__=Response, __doc__="The sample's entity columns.", **keys
             )
             fields["entities"] = (entities, Field(description="Which row this answers"))
-        fields["model_version"] = (str, Field(description="Which model answered"))
-        fields["model_id"] = (
+        fields["model_version"] = (
             str | None,
-            Field(description="MLflow's id of the logged model; null where it has none"),
+            Field(
+                description="Name and version in the model registry, NAME/VERSION; null for a "
+                "model that was not loaded from the registry"
+            ),
+        )
+        fields["model_id"] = (
+            str,
+            Field(
+                description="Which model answered: MLflow's id of the logged model, or its UUID or "
+                "the name of its directory where it has no id"
+            ),
         )
         return create_model(
             "PredictionResponse", __base__=self._response, __doc__="One answer.", **fields
@@ -260,6 +269,13 @@ class APISchemaGenerator:
         most = 2 * (self.max_batch_rows * (fields + 1) + 8)
         is_open = self.request_fields or self._request[-1] is LenientRequest
         return max(most, OPEN_VALUES) if is_open else most
+
+    def about(self, name: str) -> str:
+        """What to say of a field that a request has and the model does not know, after its name."""
+        if self.recipe and name == self.recipe.data.data_interface.target_column:
+            return "is not known here; it is the target, which the model predicts: leave it out"
+        known = [*(column.name for column in self.columns), *self.request_fields.values()]
+        return f"is not known here{did_you_mean(name, known)}"
 
     def role(self, column: Column) -> str:
         """What a column is to the recipe: `entity`, `timestamp`, `treatment` or `feature`."""

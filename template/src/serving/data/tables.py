@@ -11,11 +11,13 @@ import pandas as pd
 from pandas.api import types
 from pydantic import TypeAdapter, ValidationError
 
+from serving.config.yaml_file import did_you_mean
 from serving.contract.columns import COLUMN_TYPES, MISSING, Column, Table, is_datetime, to_array
 from serving.errors import DataError
 from serving.redaction import first_line
 
 FORMATS = (".csv", ".parquet")
+_SHEETS = (".xlsx", ".xls", ".ods")
 
 
 def read_table(path: Path, as_text: Collection[str] = ()) -> pd.DataFrame:
@@ -27,6 +29,8 @@ def read_table(path: Path, as_text: Collection[str] = ()) -> pd.DataFrame:
 
     Raises `DataError` with one sentence that names the file and what is wrong.
     """
+    if path.is_dir():
+        raise DataError(f"{path}: is a directory, not a CSV or Parquet file")
     check_format(path)
     try:
         frame = _read_csv(path, as_text) if is_csv(path) else _read_parquet(path)
@@ -35,12 +39,14 @@ def read_table(path: Path, as_text: Collection[str] = ()) -> pd.DataFrame:
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: the file is empty") from None
     except UnicodeDecodeError as exc:
-        raise DataError(f"{path}: not UTF-8 text (byte {exc.start})") from None
+        raise DataError(
+            f"{path}: not UTF-8 text (byte {exc.start}); save it as CSV in UTF-8"
+        ) from None
     except OSError as exc:
         raise DataError(f"{path}: {exc.strerror or exc}") from None
     except ValueError as exc:  # pandas' parser errors and pyarrow's are ValueErrors
-        kind = path.suffix[1:]
-        raise DataError(f"{path}: not a readable {kind} file: {first_line(exc)}") from None
+        kind, reason = path.suffix[1:], first_line(exc).rpartition("C error: ")[2]
+        raise DataError(f"{path}: not a readable {kind} file: {reason}") from None
     if frame.empty:
         raise DataError(f"{path}: has no rows")
     for name in frame.columns:
@@ -84,7 +90,8 @@ def is_csv(path: Path) -> bool:
 def check_format(path: Path) -> None:
     """Raise `DataError` unless the file's ending names a format that is read and written."""
     if path.suffix.lower() not in FORMATS:
-        raise DataError(f"{path}: the file name must end in {' or '.join(FORMATS)}")
+        hint = "; spreadsheet programs read and write CSV" if path.suffix.lower() in _SHEETS else ""
+        raise DataError(f"{path}: the file name must end in {' or '.join(FORMATS)}{hint}")
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
@@ -109,12 +116,23 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
             unfinished.unlink(missing_ok=True)
 
 
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "the sign |"}
+
+
 def require_columns(frame: pd.DataFrame, names: Sequence[str], path: Path, why: str) -> None:
     """Raise `DataError` naming the first column that the file lacks, and what it has."""
     for name in names:
         if name not in frame.columns:
+            [only, *others] = frame.columns
+            separator = next((one for one in _SEPARATORS if one in only and not others), None)
+            if separator:
+                raise DataError(
+                    f"{path}: the columns are separated by {_SEPARATORS[separator]}; "
+                    "separate them by commas"
+                )
+            meant = did_you_mean(name, frame.columns)
             raise DataError(
-                f"{path}: has no column '{name}' ({why}); it has {', '.join(frame.columns)}"
+                f"{path}: has no column '{name}' ({why}); it has {', '.join(frame.columns)}{meant}"
             )
 
 
@@ -128,7 +146,7 @@ def infer_column(series: "pd.Series[Any]", name: str) -> Column:
     values = series.dropna()
     missing = len(values) < len(series)
     if values.empty:
-        raise DataError(f"column '{name}' has no values")
+        raise DataError(f"column '{name}' has no values; leave it out, or add values")
     return Column(name, _type_of(values, name, missing), required=not missing)
 
 

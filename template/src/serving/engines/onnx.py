@@ -65,6 +65,12 @@ class Compiled(BaseModel):
     versions: dict[str, str]
     proof: dict[str, Any]
 
+    @property
+    def compared(self) -> str:
+        """The rows of the proof in words: "344 rows of data and 2,410 altered ones"."""
+        rows, given = self.proof.get("rows", 0), self.proof.get("rows_of_data", 0)
+        return f"{given:,} rows of data and {rows - given:,} altered ones"
+
 
 def read(model: StoredModel) -> Compiled:
     """What is compiled beside a model.
@@ -178,7 +184,7 @@ class OnnxEngine(Engine):
             "name": self.name,
             "estimator": self.compiled.estimator,
             "versions": self.compiled.versions,
-            "proof": self.compiled.proof,
+            "proof": {"compared": self.compiled.compared, **self.compiled.proof},
         }
 
 

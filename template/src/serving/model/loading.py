@@ -34,7 +34,10 @@ def load_model(
     uri = settings.serving.model
     is_address = ":" in uri
     if not is_address and not Path(uri).is_dir():
-        raise ModelLoadError(f"cannot load the model {redact(uri)}: there is no such directory")
+        raise ModelLoadError(
+            f"cannot load the model {redact(uri)}: there is no such directory; for "
+            "a registered model write models:/NAME@ALIAS"
+        )
     store = settings.mlflow.tracking_uri
     source = f" from {redact(store)}" if is_address else ""
     try:
@@ -46,6 +49,11 @@ def load_model(
         raise ContractError(f"model {redact(uri)}: {exc}{why}") from exc
     except Exception as exc:
         reason = first_line(exc, uri, store)
+        if "registered artifact repository" in reason:
+            reason = (
+                f"MLflow does not know addresses that begin with {uri.partition(':')[0]}:; write "
+                "models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID/model"
+            )
         raise ModelLoadError(f"cannot load the model {redact(uri)}{source}: {reason}") from exc
 
 
@@ -64,7 +72,7 @@ def _load(
     logged = engine.metadata(stored)
     model = ServedModel(
         uri=uri,
-        model_id=stored.model_id,
+        model_id=stored.identity,
         run_id=stored.run_id,
         version=stored.version,
         schemas=APISchemaGenerator(

@@ -39,9 +39,11 @@ class ServedModel:
     """A loaded model with the schemas of its API."""
 
     uri: str
-    model_id: str | None
+    model_id: str
+    """MLflow's id of the logged model, or what else tells it apart."""
     run_id: str | None
-    version: str
+    version: str | None
+    """`NAME/VERSION` of a model that came from the registry."""
     engine: Engine
     schemas: APISchemaGenerator
     hooks: PredictionHooks | None = None

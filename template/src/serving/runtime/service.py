@@ -218,11 +218,11 @@ class Service:
 
     def _announce(self, model: ServedModel) -> None:
         metrics.READY.set(1)
-        names = (model.version, model.model_id or "", model.run_id or "", model.engine.name)
+        names = (model.version or "", model.model_id, model.run_id or "", model.engine.name)
         metrics.MODEL.labels(*names).set(1)
         engine = model.engine.name
         uri = redact(model.uri)
-        logger.info("ready: %s, version %s, engine %s", uri, model.version, engine)
+        logger.info("ready: %s, model %s, engine %s", uri, model.version or model.model_id, engine)
         if model.not_compiled:
             logger.info("served natively: %s", model.not_compiled)
 

@@ -37,10 +37,16 @@ class StoredModel:
     metadata: dict[str, Any]
     """What was logged with the model, by whoever did."""
     model_id: str | None
+    """MLflow's id of the logged model; models from before MLflow 3 have none."""
     run_id: str | None
-    version: str
-    """`name/version` of a registered model, else the logged model's id."""
+    version: str | None
+    """`NAME/VERSION` of a model that came from the registry."""
     _content: dict[str, Any]
+
+    @property
+    def identity(self) -> str:
+        """The logged model's id; without one, as before MLflow 3, its UUID or directory's name."""
+        return self.model_id or self._content.get("model_uuid") or self.path.name
 
     @property
     def is_sklearn(self) -> bool:
@@ -111,18 +117,19 @@ def read(path: Path) -> StoredModel:
     try:
         content = yaml.load((path / FILE).read_text(encoding="utf-8"), _LOADER)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is no YAML"
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not valid YAML"
+        if isinstance(exc, FileNotFoundError):
+            reason = "there is no such file in the directory, so it is not a saved MLflow model"
         raise ModelLoadError(f"{FILE}: {reason}") from exc
     if not isinstance(content, dict) or not isinstance(content.get("flavors"), dict):
         raise ModelLoadError(f"{FILE}: has no flavors")
-    model_id = content.get("model_id")
     model = StoredModel(
         path=path,
         flavors=content["flavors"],
         metadata=content.get("metadata") or {},
-        model_id=model_id,
+        model_id=content.get("model_id"),
         run_id=content.get("run_id"),
-        version=_registered(path) or model_id or content.get("model_uuid") or path.name,
+        version=_registered(path),
         _content=content,
     )
     _check_paths(model)

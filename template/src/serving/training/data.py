@@ -72,7 +72,7 @@ def load_dataset(recipe: Recipe, path: Path) -> Dataset:
         entity_columns = [infer_column(frame[name], name) for name in entities]
     except DataError as exc:
         raise DataError(f"{path}: {exc}") from None
-    _check_target(recipe, target_column, path)
+    _check_target(recipe, target_column, frame[target].nunique(), path)
 
     time_columns = _time_columns(recipe, frame, path)
     columns = [*time_columns, *entity_columns, *feature_columns, target_column]
@@ -159,11 +159,16 @@ def _strata(recipe: Recipe, target: "pd.Series[Any]", count: int) -> "pd.Series[
     return target if recipe.task_choice is Task.CLASSIFICATION and enough else None
 
 
-def _check_target(recipe: Recipe, target: Column, path: Path) -> None:
+def _check_target(recipe: Recipe, target: Column, classes: int, path: Path) -> None:
     if recipe.task_choice is Task.REGRESSION and target.type not in ("long", "double"):
         raise DataError(
             f"{path}: the target column '{target.name}' is {target.spec.rule}; "
             "regression needs numbers"
+        )
+    if recipe.task_choice is Task.CLASSIFICATION and classes < 2:
+        raise DataError(
+            f"{path}: the target column '{target.name}' has the same value in every row; "
+            "classification needs two classes or more"
         )
     if recipe.task_choice is Task.CLASSIFICATION and target.type not in _CLASSES:
         raise DataError(

@@ -1,6 +1,9 @@
 """The recipe's preprocessing and estimator as one scikit-learn pipeline."""
 
+import difflib
 import importlib
+import inspect
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +23,10 @@ from sklearn.preprocessing import (
     RobustScaler,
     StandardScaler,
 )
+from sklearn.utils import all_estimators
 
 from serving import extensions
+from serving.config.yaml_file import did_you_mean
 from serving.contract.columns import Column
 from serving.contract.recipe import Model, Recipe, Step, Task
 from serving.errors import RecipeError
@@ -72,10 +77,28 @@ def build_estimator(model: Model) -> Any:
             f"model.class_path: '{model.class_path}' is not an estimator: "
             "it needs the methods fit and predict"
         )
+    _check_names(estimator_class, model)
     try:
         return estimator_class(**model.hyperparameters.values)
     except (TypeError, ValueError) as exc:
         raise RecipeError(f"model.hyperparameters.values: {first_line(exc)}") from None
+
+
+def _check_names(estimator_class: Any, model: Model) -> None:
+    """Raise `RecipeError` for a hyperparameter that the constructor does not know."""
+    try:
+        parameters = inspect.signature(estimator_class).parameters
+    except (TypeError, ValueError):  # not written in Python
+        return
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        return
+    for name in model.hyperparameters.values:
+        if name not in parameters:
+            meant = did_you_mean(name, parameters)
+            raise RecipeError(
+                f"model.hyperparameters.values.{name}: {estimator_class.__name__} has no such "
+                f"hyperparameter; it has {', '.join(parameters) or 'none'}{meant}"
+            )
 
 
 def _import_class(class_path: str, key: str) -> Any:
@@ -85,22 +108,41 @@ def _import_class(class_path: str, key: str) -> Any:
     user's own package.
     """
     module_name, _, class_name = class_path.rpartition(".")
+    if not module_name:
+        example = _similar_class(class_name) or "sklearn.linear_model.LogisticRegression"
+        raise RecipeError(f"{key}: '{class_path}' must be the full path of a class: {example}")
     try:
         return getattr(importlib.import_module(module_name), class_name)
     except ModuleNotFoundError as exc:
         message = f"{key}: '{class_path}' cannot be imported: there is no module '{exc.name}'"
-        if exc.name == module_name.partition(".")[0]:
+        is_package = exc.name == module_name.partition(".")[0]
+        if similar := _similar_class(class_name, cutoff=1 if is_package else 0.8):
+            message += f"; did you mean {similar}?"
+        elif is_package:
             message += "; add its package with 'uv add --group native'"
         raise RecipeError(message) from None
     except AttributeError:
+        similar = _similar_class(class_name)
+        meant = f"; did you mean {similar}?" if similar else ""
         raise RecipeError(
-            f"{key}: the module '{module_name}' has no class '{class_name}'"
+            f"{key}: the module '{module_name}' has no class '{class_name}'{meant}"
         ) from None
     except Exception as exc:
         place = extensions.place(exc)
         where = f"{place}: " if place else ""
         reason = f"{type(exc).__name__}: {first_line(exc)}"
         raise RecipeError(f"{key}: '{class_path}': {where}{reason}") from None
+
+
+def _similar_class(name: str, cutoff: float = 0.8) -> str | None:
+    """The full path of scikit-learn's class of this name, or of one that is much like it."""
+    classes = dict(all_estimators())
+    nearest = difflib.get_close_matches(name, classes, n=1, cutoff=cutoff)
+    if not nearest:
+        return None
+    path = classes[nearest[0]].__module__.split(".")
+    public = itertools.takewhile(lambda part: not part.startswith("_"), path)
+    return ".".join([*public, nearest[0]])
 
 
 def check_task(recipe: Recipe, estimator: Any) -> None:

@@ -57,7 +57,8 @@ def make_example(
     for name in own:
         if name not in names:
             raise RecipeError(
-                f"data.example.{name}: is no column of a request; those are {', '.join(names)}"
+                f"data.example.{name}: is not a column of a request; "
+                f"the columns are {', '.join(names)}"
             )
     return {
         column.name: _own_value(own[column.name], column)

@@ -120,8 +120,8 @@ def _source(recipe: Recipe) -> Path:
         )
     if "://" in uri:
         raise RecipeError(
-            f"data.loader.source_uri: '{redact(uri)}': is no path; "
-            "give a CSV or Parquet file of this machine"
+            f"data.loader.source_uri: '{redact(uri)}': is an address; "
+            "give the path of a CSV or Parquet file on this machine"
         )
     if uri.endswith((".sql", ".sql.j2")):
         raise RecipeError(
@@ -291,4 +291,4 @@ def _compile(settings: Settings, recipe: Recipe, data_path: Path | None) -> str:
         compiled = compile_model(settings, data_path)
     except ServingError as exc:
         return f"no, {hide_values(str(exc), recipe.texts_with_variables)}"
-    return f"yes, {compiled.proof['rows']} rows get the same answers"
+    return f"yes, {compiled.compared} get the same answers"

@@ -1,0 +1,64 @@
+"""For the Python of a rendered project: run many commands of `mmp`, each in a process of its own.
+
+Reads a list of `{"arguments": [...], "environment": {...}}` from standard input and prints a list
+of `{"status": ..., "output": ..., "error": ...}`. Libraries are imported once and the processes
+forked, so that a command takes a tenth of a second and not three.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from typing import Any
+
+import serving.api.server
+import serving.inference.batch
+import serving.training.trainer  # noqa: F401
+from serving.cli import main
+from serving.config.settings import load_settings
+from serving.store import tracking
+from sklearn.utils import all_estimators
+
+
+def answer(command: dict[str, Any]) -> dict[str, Any]:
+    """Run one command."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as error:
+        child = os.fork()
+        if child == 0:
+            run(command, output.fileno(), error.fileno())
+        _, ended = os.waitpid(child, 0)
+        output.seek(0)
+        error.seek(0)
+        return {
+            "status": os.waitstatus_to_exitcode(ended),
+            "output": output.read(),
+            "error": error.read(),
+        }
+
+
+def run(command: dict[str, Any], output: int, error: int) -> None:
+    """Be that command."""
+    os.dup2(output, 1)
+    os.dup2(error, 2)
+    os.environ.update(command["environment"])
+    sys.argv = ["mmp", *command["arguments"]]
+    status: Any = 1
+    try:
+        main()
+        status = 0
+    except SystemExit as exc:
+        status = exc.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    all_estimators()  # imports all of scikit-learn
+    tracking.connect(load_settings())
+    import mlflow.sklearn  # noqa: F401
+
+    print(json.dumps([answer(command) for command in json.load(sys.stdin)]))
