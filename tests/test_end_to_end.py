@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Render
-from helpers import uv
+from helpers import run, uv
 from serving import logged_model, serve, train, wait_for_workers
 
 pytestmark = pytest.mark.slow
@@ -125,12 +125,46 @@ def test_an_api_without_training_serves_what_was_trained_elsewhere(
         assert http.post("/predict", json=example).json()["prediction"] == "Adelie"
 
 
-def test_a_model_that_is_not_there_is_named_and_the_process_lives(project: Path) -> None:
-    with serve(project, "--run-id", "0" * 32, settled=503) as http:
-        assert http.get("/health").status_code == 200
-        assert "could not be loaded" in http.get("/ready").json()["detail"]
-    log = (project / "server.log").read_text()
-    assert f"cannot load the model runs:/{'0' * 32}/model from sqlite:///mlflow.db: " in log
+def test_a_run_that_is_not_there_is_told_with_those_that_are(project: Path, penguins: str) -> None:
+    files = ("--data-path", "data/penguins.csv", "--output-path", "none.csv")
+    commands: list[tuple[str, ...]] = [("batch-inference", *files)]
+    commands += [(name,) for name in ("serve-api", "check", "schema", "compile")]
+    messages = set()
+    for command in commands:
+        mmp = project / ".venv/bin/mmp"
+        answer = run(mmp, *command, "--run-id", "abc", cwd=project, check=False)
+        assert answer.returncode == 2, answer.stderr
+        messages.add(answer.stderr)
+    [message] = messages
+    assert message.startswith("mmp: there is no run 'abc' in sqlite:///mlflow.db; the latest runs ")
+    assert message.endswith("; 'mmp runs' lists more\n")
+    listed = uv("run", "mmp", "runs", "--count", "100", cwd=project).stdout
+    [line] = [line for line in listed.splitlines() if line.startswith(penguins)]
+    assert line.split()[4:] == [
+        *("penguins", "finished", "LogisticRegression", "test_accuracy=1", "yes"),
+    ]
+
+
+def test_a_copied_project_trains_and_serves_in_its_own_place(
+    project: Path, penguins: str, tmp_path: Path
+) -> None:
+    """The paths in its store are those of the project that it was copied from."""
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns(".venv*"))
+    uv("sync", "--quiet", cwd=copy)
+    run_id = train(copy)
+    assert logged_model(copy, run_id).is_dir()
+    assert not [
+        file
+        for file in project.glob("mlruns/*/models/*/artifacts/MLmodel")
+        if run_id in file.read_text(encoding="utf-8")
+    ]
+    with serve(copy, "--run-id", "latest", "--workers", "2") as http:
+        assert http.get("/model").json()["run_id"] == run_id
+    shutil.rmtree(logged_model(copy, penguins))
+    refused = run(copy / ".venv/bin/mmp", "check", "--run-id", penguins, cwd=copy, check=False)
+    assert refused.returncode == 2
+    assert "MLflow has recorded it as an absolute path" in refused.stderr
 
 
 def test_mlflow_loads_the_logged_model_without_the_project(project: Path, penguins: str) -> None:

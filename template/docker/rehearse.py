@@ -33,6 +33,7 @@ LATE = {
         "prometheus_client.multiprocess",
         "pydantic.functional_serializers",
         "pythonjsonlogger.json",
+        "sqlite3",
         "starlette.middleware.cors",
         "urllib.request",
         "uvicorn.lifespan.on",
@@ -51,6 +52,7 @@ LATE = {
         "mlflow.store.tracking.rest_store",
     ],
     "sklearn": ["mlflow.tracing.processor.base_mlflow", "mlflow.tracing.processor.otel"],
+    "skops": ["skops.io"],
     "sqlalchemy": [
         "mlflow.store.model_registry.sqlalchemy_store",
         "mlflow.store.tracking.sqlalchemy_store",

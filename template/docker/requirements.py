@@ -11,9 +11,14 @@ import subprocess
 import sys
 
 # What an API never asks for, and whose dependency it is. databricks-sdk, with google-auth and
-# cryptography, is for a store on Databricks, gitpython notes the commit of a run, and rich, with
-# Pygments, colours help texts.
-NEEDLESS = {"databricks-sdk": "mlflow-skinny", "gitpython": "mlflow-skinny", "rich": "typer"}
+# cryptography, is for a store on Databricks, gitpython notes the commit of a run, prettytable, with
+# wcwidth, is for model cards, and rich, with Pygments, colours help texts.
+NEEDLESS = {
+    "databricks-sdk": "mlflow-skinny",
+    "gitpython": "mlflow-skinny",
+    "prettytable": "skops",
+    "rich": "typer",
+}
 LOCKED = ("--frozen", "--quiet", "--no-default-groups")
 
 

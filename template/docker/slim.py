@@ -26,7 +26,7 @@ from pathlib import Path
 # would break others: lazy_loader reads .pyi files at run time, onnx imports onnx.test.
 LIBRARIES = (
     *("httptools", "joblib", "mlflow", "narwhals", "numpy", "pandas", "pyarrow", "scipy"),
-    *("sklearn", "uvloop"),
+    *("sklearn", "skops", "uvloop"),
 )
 ONNX_TOOLS = ("backend", "quantization", "tools", "transformers")
 SOURCES = {".a", ".c", ".cpp", ".exe", ".h", ".hpp", ".pxd", ".pxi", ".pyi", ".pyx", ".tp"}

@@ -2,6 +2,7 @@
 
 import random
 import string
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -115,9 +116,11 @@ def test_check_shows_no_login(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from serving.store import tracking
+    from serving.store.runs import FoundModel
+    from serving.store.tracking import TrackingStore
 
-    monkeypatch.setattr(tracking, "download", lambda *_: model_directory)
+    found = partial(FoundModel, path=model_directory)
+    monkeypatch.setattr(TrackingStore, "model", lambda _, uri: found(uri))
     arguments = ["check", "--model-uri", "https://user:Secret@host/irises"]
     app(arguments, standalone_mode=False)
     assert capsys.readouterr().out.startswith("model: https://***@host/irises\n")

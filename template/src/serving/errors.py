@@ -33,6 +33,10 @@ class ModelLoadError(ServingError):
     """A model could not be found or loaded."""
 
 
+class ModelNotFound(ModelLoadError):
+    """The store answers that it has no such run or model: to try again would not help."""
+
+
 class ContractError(ServingError):
     """Recipe and model signature do not agree on the columns."""
 

@@ -17,6 +17,8 @@ from serving.api.protocol import Protocol
 from serving.config.settings import Settings
 from serving.errors import ConfigError
 from serving.runtime.draining import ALL_STOP
+from serving.store.finding import ask_store, find_local_model, latest_run
+from serving.store.runs import LATEST
 from serving.telemetry import metrics_directory
 
 # One thread for each call of the model: libraries that bring several would share the cores with
@@ -27,12 +29,14 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_
 def serve(settings: Settings) -> None:
     """Serve until a signal ends it.
 
-    Raises `ConfigError` when no model is named or the address cannot be listened on, and
-    `ExtensionError` when the user's own code cannot be used.
+    Raises `ConfigError` when no model is named or the address cannot be listened on,
+    `ModelNotFound` when a local store has no such model, and `ExtensionError` when the user's own
+    code cannot be used.
     """
     serving = settings.serving
     serving.require_named_model()  # before any process is started
     _check_address(serving.host, serving.port)
+    _choose_run(settings)
     for name in _THREADS:
         os.environ.setdefault(name, "1")
     # uvicorn stops in order on SIGTERM and then raises it again: that is success, not a kill.
@@ -94,6 +98,24 @@ def _shared_metrics(workers: int) -> Iterator[None]:
     with metrics_directory.temporary_directory() as directory:
         os.environ[variable] = str(directory)
         yield
+
+
+def _choose_run(settings: Settings) -> None:
+    """Look for the model in a local store, and let all workers serve the same run.
+
+    A tracking server may be down for a while: a single worker waits for it while it loads. Several
+    would ask it one by one what the latest run is, so it has to answer here.
+    """
+    found = find_local_model(settings)
+    if settings.serving.model_run_id != LATEST:
+        return
+    if found:
+        run_id = found.uri.split("/")[1]
+    elif settings.serving.workers > 1:
+        run_id = ask_store(settings, lambda store: latest_run(store, settings)).run_id
+    else:
+        return
+    os.environ["MODEL_RUN_ID"] = run_id  # where workers read it
 
 
 def _check_address(host: str, port: int) -> None:

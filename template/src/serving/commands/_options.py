@@ -22,7 +22,11 @@ DataPath = Annotated[
 ]
 RunId = Annotated[
     str | None,
-    typer.Option("--run-id", help="MLflow run whose model is used.  [env var: MODEL_RUN_ID]"),
+    typer.Option(
+        "--run-id",
+        help="MLflow run whose model is used; 'latest' is the latest finished one of the "
+        "experiment, and 'mmp runs' lists them.  [env var: MODEL_RUN_ID]",
+    ),
 ]
 ModelUri = Annotated[
     str | None,

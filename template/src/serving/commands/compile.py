@@ -1,5 +1,6 @@
 """`mmp compile`."""
 
+from serving.commands._next import serve_command
 from serving.commands._options import (
     ConfigPath,
     DataPath,
@@ -33,5 +34,6 @@ def run(
     print(f"data: {proof['data']}")
     print(f"compared: {compiled.compared}")
     print(f"largest difference: {proof['largest_difference']:.1e}")
-    option = f"--run-id {run_id}" if run_id else f"--model-uri {redact(settings.serving.model)}"
-    print(f"\nNext: uv run mmp serve-api {option}")
+    serving = settings.serving
+    command = serve_command(run_id=serving.model_run_id, model_uri=redact(serving.model))
+    print(f"\nNext: {command}")

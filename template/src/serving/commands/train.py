@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from serving.commands._next import serve_command
 from serving.commands._options import ConfigPath, DataPath, settings_with
 from serving.config.settings import DEFAULT_CONFIG
 from serving.errors import RecipeError
@@ -30,6 +31,7 @@ def run(
     Logs it to MLflow and prints the run id and how to serve it.
     """
     from serving.contract.recipe import load_recipe
+    from serving.store.sqlite import file_of
 
     settings = settings_with(config_path)
     path = recipe_path or _only_recipe()
@@ -53,7 +55,11 @@ def run(
         print(f"compiled: {result.compiled}")
     print(f"model_id: {result.model_id}")
     print(f"run_id: {result.run_id}")
-    print(f"\nNext: uv run mmp serve-api --run-id {result.run_id}")
+    print(f"\nNext: {serve_command(run_id=result.run_id)}")
+    if file_of(settings.mlflow.tracking_uri):
+        # With the lock's version, in an environment of its own: this one lacks MLflow's server.
+        ui = "uv run --isolated --only-group mlflow mlflow ui --backend-store-uri"
+        print(f"MLflow's UI: {ui} {settings.mlflow.tracking_uri}")
 
 
 def _only_recipe() -> Path:

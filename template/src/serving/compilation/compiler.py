@@ -28,7 +28,9 @@ from serving.model.loading import load_model
 from serving.model.served import ServedModel
 from serving.redaction import first_line, redact
 from serving.store import mlmodel, tracking
+from serving.store.finding import find_model
 from serving.store.mlmodel import StoredModel
+from serving.store.runs import FoundModel
 
 LONGEST_REASON = 200
 """Characters of a library's own message."""
@@ -49,42 +51,42 @@ def compile_model(settings: Settings, data_path: Path | None = None) -> Compiled
     other errors of a `ServingError` for models and data that cannot be read. Nothing is stored
     then.
     """
-    uri = settings.serving.model
+    found = _find(settings)
+    uri = found.uri
+    directory = found.path
+    stored = mlmodel.read(directory)
+    if found.files is not None and stored.model_id is None:
+        raise CompilationError(
+            f"model {redact(uri)}: it was logged before MLflow 3, which could not add "
+            "to a model; download it, and compile the directory"
+        )
+    native = _load(found, settings)
     with tempfile.TemporaryDirectory() as scratch:
-        directory, native = _load(settings, uri, Path(scratch) / "model")
-        stored = mlmodel.read(directory)
-        target = Path(uri).resolve() if Path(uri).is_dir() else None
-        if target is None and stored.model_id is None:
-            raise CompilationError(
-                f"model {redact(uri)}: it was logged before MLflow 3, which could not add "
-                "to a model; download it, and compile the directory"
-            )
         try:
             compiled = _compile(stored, native, data_path, Path(scratch) / DIRECTORY)
         except CompilationError as exc:
             raise CompilationError(f"model {redact(uri)} cannot be compiled: {exc}") from exc
+        target = directory if found.files is None else None
         _store(Path(scratch) / DIRECTORY, target, stored, settings)
     return compiled
 
 
-def _load(settings: Settings, uri: str, scratch: Path) -> tuple[Path, ServedModel]:
-    """The model's directory, and the model as it is served without being compiled."""
-    if ":" not in uri or Path(uri).is_dir():
-        return Path(uri).resolve(), load_model(settings, engine="native")
-    scratch.mkdir()
+def _find(settings: Settings) -> FoundModel:
     try:
-        directory = tracking.download(settings, uri, str(scratch))
+        return find_model(settings)
     except Exception:
         load_model(settings, engine="native")  # says it in one sentence
         raise
-    serving = settings.serving.model_copy(
-        update={"model_uri": str(directory), "model_run_id": None}
-    )
+
+
+def _load(found: FoundModel, settings: Settings) -> ServedModel:
+    """The model as it is served without being compiled."""
+    update = {"model_uri": str(found.path), "model_run_id": None}
+    serving = settings.serving.model_copy(update=update)
     try:
-        native = load_model(settings.model_copy(update={"serving": serving}), engine="native")
+        return load_model(settings.model_copy(update={"serving": serving}), engine="native")
     except ServingError as exc:
-        raise type(exc)(str(exc).replace(str(directory), redact(uri))) from exc
-    return directory, native
+        raise type(exc)(str(exc).replace(str(found.path), redact(found.uri))) from exc
 
 
 def _compile(

@@ -64,7 +64,9 @@ class MLflowSettings(Section):
         default="sqlite:///mlflow.db", min_length=1, description="Tracking server, or a local store"
     )
     experiment_name: str = Field(
-        default="default", min_length=1, description="Where training logs its runs"
+        default="default",
+        min_length=1,
+        description="Where training logs its runs, and where `latest` is looked for",
     )
 
 
@@ -89,7 +91,11 @@ class CorsSettings(Section):
 class ServingSettings(Section):
     """What is served, where, and within which limits. Limits hold for each worker."""
 
-    model_run_id: str | None = Field(default=None, description="Run whose model is served")
+    model_run_id: str | None = Field(
+        default=None,
+        description="Run whose model is served; `latest` is the latest finished one of the "
+        "experiment",
+    )
     model_uri: str | None = Field(
         default=None, description="Model that is served, instead of a run"
     )
@@ -191,12 +197,16 @@ class ServingSettings(Section):
         if not self.model_run_id and not self.model_uri:
             raise ConfigError(
                 "no model is named; give --run-id RUN_ID (MODEL_RUN_ID), which 'mmp train' "
-                "prints, or --model-uri URI (MODEL_URI), for example models:/name@champion"
+                "prints and 'mmp runs' lists, --run-id latest, or --model-uri URI (MODEL_URI), "
+                "for example models:/name@champion"
             )
 
     @property
     def model(self) -> str:
-        """The MLflow URI of the model to serve; raises as `require_named_model`."""
+        """The URI of the model to serve, for messages; raises as `require_named_model`.
+
+        The model of a run may have another name than `model`: `serving.store.finding` looks.
+        """
         self.require_named_model()
         return self.model_uri or f"runs:/{self.model_run_id}/model"
 

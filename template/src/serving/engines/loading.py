@@ -9,7 +9,7 @@ from serving.engines.base import Engine
 from serving.engines.modern_ml_pipeline import ModernMLPipelineEngine, is_modern_ml_pipeline
 from serving.engines.onnx import NotCompiledError, OnnxEngine
 from serving.engines.pyfunc import PyfuncEngine
-from serving.engines.sklearn import SklearnEngine, is_plain_pickle
+from serving.engines.sklearn import SklearnEngine, is_plain
 from serving.errors import ContractError, ExtensionError, ModelLoadError
 from serving.store import tracking
 from serving.store.environment import Library, check_libraries
@@ -86,7 +86,7 @@ def _own_engine(stored: StoredModel) -> Engine | None:
 
 
 def _native_engine(stored: StoredModel, settings: Settings) -> Engine:
-    if stored.is_sklearn and is_plain_pickle(stored):
+    if stored.is_sklearn and is_plain(stored):
         return SklearnEngine(stored)
     tracking.connect(settings)
     if is_modern_ml_pipeline(stored):

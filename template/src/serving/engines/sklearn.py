@@ -20,7 +20,7 @@ class SklearnEngine(Engine):
     name = "sklearn"
 
     def __init__(self, model: StoredModel) -> None:
-        self._model = _unpickled(model) if is_plain_pickle(model) else _loaded_by_mlflow(model)
+        self._model = _loaded(model) if is_plain(model) else _loaded_by_mlflow(model)
         self.independent_rows = _is_by_row(self._model)
         # In a pipeline the steps before the estimator cost most: they run once, for the labels
         # and the probabilities together.
@@ -155,22 +155,27 @@ def _is_by_value(transformer: Any) -> bool:
     return function in (pd.DataFrame.sub, pd.DataFrame.truediv)
 
 
-def is_plain_pickle(model: StoredModel) -> bool:
-    """Whether unpickling is all that MLflow would do to load the model.
+def is_plain(model: StoredModel) -> bool:
+    """Whether reading one file is all that MLflow would do to load the model.
 
-    Importing MLflow takes two seconds and 60 MB. It is asked for the other formats, for models
-    that bring code, and where it has been told whether pickles may be loaded.
+    Importing MLflow takes two seconds and 60 MB. It is asked for other formats, for models that
+    bring code, and where it has been told whether pickles may be loaded.
     """
     flavor = model.flavors.get("sklearn", {})
     return (
-        flavor.get("serialization_format") in ("pickle", "cloudpickle")
+        flavor.get("serialization_format") in ("pickle", "cloudpickle", "skops")
         and not flavor.get("code")
         and "MLFLOW_ALLOW_PICKLE_DESERIALIZATION" not in os.environ
     )
 
 
-def _unpickled(model: StoredModel) -> Any:
+def _loaded(model: StoredModel) -> Any:
     assert model.sklearn_file is not None
+    flavor = model.flavors["sklearn"]
+    if flavor["serialization_format"] == "skops":
+        import skops.io
+
+        return skops.io.load(model.sklearn_file, trusted=flavor.get("skops_trusted_types"))
     with model.sklearn_file.open("rb") as file:
         return pickle.load(file)
 

@@ -1,18 +1,16 @@
 """Load a model from MLflow and check its contract."""
 
-import tempfile
-from pathlib import Path
-
 from serving.config.settings import EngineChoice, Settings
 from serving.contract.metadata import ENTITY_TYPES, RECIPE, REQUEST_EXAMPLE, TRAINING_PROFILE
 from serving.contract.schema import APISchemaGenerator
 from serving.engines.loading import load_engine
-from serving.errors import ContractError, ExtensionError, ModelLoadError
+from serving.errors import ContractError, ExtensionError, ModelLoadError, ModelNotFound
 from serving.model.hooks import PredictionHooks
 from serving.model.served import ServedModel
 from serving.redaction import first_line, redact
-from serving.store import mlmodel, tracking
+from serving.store import mlmodel
 from serving.store.environment import libraries_of
+from serving.store.finding import find_model
 
 
 def load_model(
@@ -27,22 +25,16 @@ def load_model(
         engine: which engine runs it, instead of the one that the settings name.
         hooks: the user's code before and after the model.
 
-    Raises `ModelLoadError` when it cannot be found or loaded, and `ContractError` when its recipe
-    and its signature do not agree, and `ExtensionError` when the user's own code fails; each
-    message is one sentence.
+    Raises `ModelNotFound` when the store has no such model, `ModelLoadError` when it cannot be
+    found or loaded for another reason, `ContractError` when its recipe and its signature do not
+    agree, and `ExtensionError` when the user's own code fails; each message is one sentence.
     """
     uri = settings.serving.model
-    is_address = ":" in uri
-    if not is_address and not Path(uri).is_dir():
-        raise ModelLoadError(
-            f"cannot load the model {redact(uri)}: there is no such directory; for "
-            "a registered model write models:/NAME@ALIAS"
-        )
     store = settings.mlflow.tracking_uri
-    source = f" from {redact(store)}" if is_address else ""
+    source = f" from {redact(store)}" if ":" in uri else ""
     try:
-        return _load(uri, settings, engine or settings.serving.engine, hooks)
-    except ExtensionError:
+        return _load(settings, engine or settings.serving.engine, hooks)
+    except (ExtensionError, ModelNotFound):
         raise
     except ContractError as exc:
         why = f": {first_line(exc.__cause__, uri)}" if exc.__cause__ else ""
@@ -57,24 +49,18 @@ def load_model(
         raise ModelLoadError(f"cannot load the model {redact(uri)}{source}: {reason}") from exc
 
 
-def _load(
-    uri: str, settings: Settings, choice: EngineChoice, hooks: PredictionHooks | None
-) -> ServedModel:
-    files = None
-    path = Path(uri).resolve()  # MLflow follows no links
-    if not path.is_dir():
-        files = tempfile.TemporaryDirectory()
-        path = tracking.download(settings, uri, files.name)
-    stored = mlmodel.read(path)
-    libraries = libraries_of(path)
+def _load(settings: Settings, choice: EngineChoice, hooks: PredictionHooks | None) -> ServedModel:
+    found = find_model(settings)
+    stored = mlmodel.read(found.path)
+    libraries = libraries_of(found.path)
     loaded = load_engine(stored, settings, choice, libraries)
     engine = loaded.engine
     logged = engine.metadata(stored)
     model = ServedModel(
-        uri=uri,
+        uri=found.uri,
         model_id=stored.identity,
         run_id=stored.run_id,
-        version=stored.version,
+        version=found.version or stored.version,
         schemas=APISchemaGenerator(
             logged.get(RECIPE),
             engine.signature(stored),
@@ -92,7 +78,7 @@ def _load(
         hooks=hooks,
         not_compiled=loaded.not_compiled,
         libraries=libraries,
-        files=files,
+        files=found.files,
     )
     model.warm_up()
     return model

@@ -21,6 +21,7 @@ from serving.errors import (
     Draining,
     ExtensionError,
     ModelFailed,
+    ModelNotFound,
     NotReady,
     RowError,
     ServingError,
@@ -88,7 +89,8 @@ class Service:
     async def load(self) -> None:
         """Load the model; while that fails, try again with growing pauses, for a bounded time.
 
-        A contract that does not hold is final, and so are hooks that fail. On failure the reason
+        A contract that does not hold is final, and so are hooks that fail, and a store that answers
+        that it has no such model. On failure the reason
         is kept, for `/ready`, and said in full in the log; it is up to whoever watches `/ready` to
         start the process again.
         """
@@ -107,6 +109,11 @@ class Service:
             except ContractError as exc:
                 # What the cause says is for every caller; where the model is kept is not.
                 self.reason = str(exc.__cause__ or exc)
+                logger.error("not ready: %s", exc)
+                return
+            except ModelNotFound as exc:
+                # What else there is, and where, is no caller's business.
+                self.reason = "the store has no such model; the server's log says more"
                 logger.error("not ready: %s", exc)
                 return
             except Exception as exc:

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 FILE = "MLmodel"
 
+COMPILED = "compiled/compiled.json"
+"""What is there beside it when the model has a compiled form."""
+
 _FLAVORS = ("python_function", "sklearn")
 """Those that are loaded here."""
 

@@ -1,10 +1,18 @@
 """MLflow as this project uses it. Importing this module is quick; `mlflow` is imported in use."""
 
 import os
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from serving.config.settings import Settings
+from serving.errors import ModelNotFound
+from serving.redaction import redact
+from serving.store import mlmodel
+from serving.store.runs import FoundModel, Run
 
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -18,6 +26,9 @@ _DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
+_NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""What MLflow answers for a run id that nothing has, or that is none."""
+
 
 def connect(settings: Settings) -> ModuleType:
     """Import MLflow, point it at the tracking store and return it."""
@@ -29,9 +40,105 @@ def connect(settings: Settings) -> ModuleType:
     return mlflow
 
 
-def download(settings: Settings, uri: str, directory: str) -> Path:
-    """Copy the artifacts at an MLflow URI into the directory; returns where they are there."""
-    connect(settings)
-    from mlflow.artifacts import download_artifacts
+class TrackingStore:
+    """Any store that MLflow knows, asked through MLflow."""
 
-    return Path(download_artifacts(artifact_uri=uri, dst_path=directory))
+    def __init__(self, settings: Settings) -> None:
+        self._mlflow = connect(settings)
+        self._client = self._mlflow.MlflowClient()
+        self._uri = settings.mlflow.tracking_uri
+
+    def run(self, run_id: str) -> Run | None:
+        """See `Store.run`."""
+        try:
+            run = self._client.get_run(run_id)
+        except self._mlflow.MlflowException as exc:
+            if exc.error_code in _NOT_THERE:
+                return None
+            raise
+        return self._run(run, self._client.get_experiment(run.info.experiment_id).name)
+
+    def runs(self, experiment: str | None = None) -> Iterator[Run]:
+        """See `Store.runs`."""
+        names = {
+            found.experiment_id: found.name
+            for found in _pages(self._client.search_experiments)
+            if experiment in (None, found.name)
+        }
+        if not names:
+            return
+        order = ["attributes.start_time DESC"]
+        for run in _pages(self._client.search_runs, list(names), order_by=order, max_results=50):
+            yield self._run(run, names[run.info.experiment_id])
+
+    def is_compiled(self, run: Run) -> bool:
+        """See `Store.is_compiled`."""
+        directory = mlmodel.COMPILED.partition("/")[0]
+        for name in run.models:
+            files = self._client.list_artifacts(run.run_id, f"{name}/{directory}")
+            if any(file.path.endswith(mlmodel.COMPILED) for file in files):
+                return True
+        return False
+
+    def model(self, uri: str) -> FoundModel:
+        """See `Store.model`. Raises what MLflow raises."""
+        from mlflow.artifacts import download_artifacts
+
+        files = tempfile.TemporaryDirectory()
+        try:
+            path = Path(download_artifacts(artifact_uri=uri, dst_path=files.name))
+        except self._mlflow.MlflowException as exc:
+            if uri.startswith("models:/m-") and exc.error_code in _NOT_THERE:
+                model_id = uri.removeprefix("models:/")
+                where = redact(self._uri)
+                raise ModelNotFound(f"there is no logged model {model_id} in {where}") from exc
+            raise
+        return FoundModel(uri, path, files=files)
+
+    def _run(self, run: Any, experiment: str) -> Run:
+        return Run(
+            run_id=run.info.run_id,
+            name=run.info.run_name or "",
+            experiment=experiment,
+            status=run.info.status,
+            started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+            is_deleted=run.info.lifecycle_stage != "active",
+            models=tuple(dict.fromkeys(self._logged(run.info) or self._in_artifacts(run.info))),
+            params=dict(run.data.params),
+            metrics=dict(run.data.metrics),
+        )
+
+    def _logged(self, run: Any) -> list[str]:
+        try:
+            found = _pages(
+                self._client.search_logged_models,
+                [run.experiment_id],
+                filter_string=f"source_run_id = '{run.run_id}'",
+            )
+            return [model.name for model in found if str(model.status) == "READY"]
+        except self._mlflow.MlflowException as exc:
+            if exc.error_code in ("ENDPOINT_NOT_FOUND", "INVALID_PARAMETER_VALUE"):
+                return []  # a server before MLflow 3
+            raise
+
+    def _in_artifacts(self, run: Any) -> list[str]:
+        """The models among a run's artifacts, where MLflow 2 kept them."""
+        directories = [file.path for file in self._client.list_artifacts(run.run_id) if file.is_dir]
+        return [
+            directory
+            for directory in sorted(directories)
+            if any(
+                file.path.endswith(f"/{mlmodel.FILE}")
+                for file in self._client.list_artifacts(run.run_id, directory)
+            )
+        ]
+
+
+def _pages(search: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
+    """All that a search of MLflow finds, which answers in pages."""
+    token = None
+    while True:
+        page = search(*arguments, page_token=token, **options)
+        yield from page
+        if not (token := page.token):
+            return

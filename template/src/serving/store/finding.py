@@ -1,0 +1,159 @@
+"""Find the model that the settings name: a directory, a run's model, or a registered one.
+
+A local store is read by `serving.store.sqlite`, within milliseconds; MLflow reads all others, and
+what is not understood there.
+"""
+
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from serving.config.settings import Settings
+from serving.errors import ModelNotFound
+from serving.redaction import redact
+from serving.store.runs import LATEST, FoundModel, Run, Store
+from serving.store.sqlite import NotUnderstood, SqliteStore, file_of
+from serving.store.tracking import TrackingStore
+
+logger = logging.getLogger("serving")
+
+Result = TypeVar("Result")
+
+_NAMED = 3
+"""So many of the latest runs are named where one is not found."""
+
+_LOOKED_AT = 20
+"""So many of the latest runs are looked at for that."""
+
+
+def find_model(settings: Settings) -> FoundModel:
+    """Find the model that the settings name, and bring it to this machine.
+
+    Raises `ConfigError` when they name none or two, `ModelNotFound` with one sentence when the
+    store has no such run or model, and what MLflow raises.
+    """
+    settings.serving.require_named_model()
+    uri = settings.serving.model_uri
+    if uri and (":" not in uri or Path(uri).is_dir()):
+        path = Path(uri).resolve()  # MLflow follows no links
+        if not path.is_dir():
+            raise FileNotFoundError(
+                "there is no such directory; for a registered model write models:/NAME@ALIAS"
+            )
+        return FoundModel(uri, path)
+    if not _is_in_store(settings):
+        return TrackingStore(settings).model(str(uri))
+    return ask_store(settings, lambda store: store.model(_uri(store, settings)))
+
+
+def find_local_model(settings: Settings) -> FoundModel | None:
+    """Find the model that the settings name, if it is in a local store.
+
+    Returns None for directories and other stores, which may be there later. Raises as
+    `find_model`.
+    """
+    if not _is_in_store(settings):
+        return None
+    with contextlib.suppress(NotUnderstood), _local_store(settings) as store:
+        return store.model(_uri(store, settings))
+    return None
+
+
+def ask_store(settings: Settings, ask: Callable[[Store], Result]) -> Result:
+    """Ask the store of the settings: a local one directly, any other through MLflow."""
+    try:
+        with _local_store(settings) as store:
+            return ask(store)
+    except NotUnderstood as exc:
+        logger.debug("MLflow reads the store, as this project does not: %s", exc)
+    return ask(TrackingStore(settings))
+
+
+def latest_run(store: Store, settings: Settings) -> Run:
+    """The latest finished run with a model, of the experiment in the settings.
+
+    Raises `ModelNotFound` where there is none.
+    """
+    experiment = settings.mlflow.experiment_name
+    for run in store.runs(experiment):
+        if run.status == "FINISHED" and run.models:
+            logger.info(
+                "the latest run of the experiment '%s' is %s, started %s, of the recipe %s",
+                *(experiment, run.run_id, f"{run.started:%Y-%m-%d %H:%M:%S} UTC", run.recipe),
+            )
+            return run
+    raise ModelNotFound(
+        f"the experiment '{experiment}' (MLFLOW_EXPERIMENT_NAME) has no finished run with a model "
+        f"in {redact(settings.mlflow.tracking_uri)}; {_latest(store)}"
+    )
+
+
+def _is_in_store(settings: Settings) -> bool:
+    """Whether the model is a run's or a registered one: not a directory or an address."""
+    uri = settings.serving.model_uri
+    return not uri or uri.startswith(("runs:/", "models:/"))
+
+
+@contextlib.contextmanager
+def _local_store(settings: Settings) -> Iterator[SqliteStore]:
+    file = file_of(settings.mlflow.tracking_uri)
+    if file is None:
+        raise NotUnderstood("it is not a SQLite file")
+    with SqliteStore(file) as store:
+        yield store
+
+
+def _uri(store: Store, settings: Settings) -> str:
+    """The URI of the model that the settings name, with the run and the model's name in it."""
+    run_id, uri = settings.serving.model_run_id, settings.serving.model_uri
+    name = ""
+    if uri:
+        scheme, _, path = uri.partition(":/")
+        if scheme != "runs":
+            return uri
+        run_id, _, name = path.lstrip("/").partition("/")
+    if run_id == LATEST:
+        run = latest_run(store, settings)
+    else:
+        run = _existing_run(store, str(run_id), settings)
+    return f"runs:/{run.run_id}/{_name(run, name.rstrip('/'))}"
+
+
+def _existing_run(store: Store, run_id: str, settings: Settings) -> Run:
+    run = store.run(run_id)
+    where = redact(settings.mlflow.tracking_uri)
+    if run is None:
+        raise ModelNotFound(f"there is no run '{run_id}' in {where}; {_latest(store)}")
+    if run.is_deleted:
+        raise ModelNotFound(f"run {run_id} was deleted in {where}; {_latest(store)}")
+    return run
+
+
+def _name(run: Run, name: str) -> str:
+    """The name of the model that is meant: the only one, or the one that is named."""
+    known = ", ".join(f"'{model}'" for model in run.models)
+    if not known:
+        state = "" if run.status == "FINISHED" else f" (its status is {run.status})"
+        raise ModelNotFound(f"run {run.run_id} has logged no model{state}")
+    if name.partition("/")[0] in run.models:
+        return name
+    if name:
+        raise ModelNotFound(f"run {run.run_id} has no model '{name}'; it has {known}")
+    if len(run.models) > 1:
+        raise ModelNotFound(
+            f"run {run.run_id} has several models, {known}; choose one with --model-uri "
+            f"(MODEL_URI), for example runs:/{run.run_id}/{run.models[0]}"
+        )
+    return run.models[0]
+
+
+def _latest(store: Store) -> str:
+    """A sentence about the latest runs with a model."""
+    runs = (run for run in itertools.islice(store.runs(), _LOOKED_AT) if run.models)
+    known = [f"{run.run_id} ({run.recipe})" for run in itertools.islice(runs, _NAMED)]
+    if not known:
+        return "none of its latest runs has a model"
+    return f"the latest runs with a model: {', '.join(known)}; 'mmp runs' lists more"

@@ -1,0 +1,68 @@
+"""What a store says of runs and their models, whichever way it is read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+LATEST = "latest"
+"""Instead of a run id: the latest finished run with a model, of the experiment in the settings."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run."""
+
+    run_id: str
+    name: str
+    experiment: str
+    status: str
+    """As MLflow writes it: `RUNNING`, `FINISHED`, `FAILED`, ..."""
+    started: datetime
+    """With a time zone."""
+    is_deleted: bool
+    models: tuple[str, ...]
+    """The names of its models, each once, the latest first."""
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The last value of each."""
+
+    @property
+    def recipe(self) -> str:
+        """The recipe that it trained, or else the run's name."""
+        return self.params.get("recipe") or self.name
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model's directory on this machine."""
+
+    uri: str
+    """Where it was found, with the run and the model's name spelled out."""
+    path: Path
+    version: str | None = None
+    """`name/version`, for a model that the registry was asked for."""
+    files: TemporaryDirectory[str] | None = None
+    """The copy that `path` is in; None where it is the store's own directory."""
+
+
+class Store(Protocol):
+    """A store of runs and models. Each reads it in its own way; the answers are the same."""
+
+    def run(self, run_id: str) -> Run | None:
+        """A run, also a deleted one; None where there is no such run."""
+        ...
+
+    def runs(self, experiment: str | None = None) -> Iterator[Run]:
+        """The runs of all experiments or of one, the latest first, without deleted ones."""
+        ...
+
+    def is_compiled(self, run: Run) -> bool:
+        """Whether one of the run's models has a compiled form."""
+        ...
+
+    def model(self, uri: str) -> FoundModel:
+        """A model by its URI: `runs:/ID/NAME`, `models:/NAME/1`, `models:/NAME@alias`, ..."""
+        ...

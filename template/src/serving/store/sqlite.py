@@ -1,0 +1,356 @@
+"""MLflow's local store, a SQLite file, read without MLflow, whose import takes seconds.
+
+Nothing is written, and what is not understood is left to MLflow itself: `NotUnderstood`.
+MLflow's tables: https://github.com/mlflow/mlflow/blob/master/mlflow/store/tracking/dbmodels/models.py
+"""
+
+import contextlib
+import itertools
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
+
+from serving.errors import ModelNotFound, ServingError
+from serving.store import mlmodel
+from serving.store.runs import FoundModel, Run
+
+ARTIFACTS = "mlruns"
+"""Where MLflow keeps the artifacts of a local store: beside the database, in this directory."""
+
+_PREFIX = "sqlite:///"
+
+# What is read here. MLflow adds tables and columns with most versions, and seldom takes any away:
+# these are there or not, which says more than the number of a version does.
+_COLUMNS = {
+    "experiments": {"experiment_id", "name", "artifact_location", "lifecycle_stage"},
+    "runs": {
+        *("run_uuid", "name", "status", "start_time"),
+        *("lifecycle_stage", "artifact_uri", "experiment_id"),
+    },
+    "params": {"run_uuid", "key", "value"},
+    "latest_metrics": {"run_uuid", "key", "value", "is_nan"},
+    "logged_models": {
+        *("model_id", "name", "artifact_location", "creation_timestamp_ms"),
+        *("status", "lifecycle_stage", "source_run_id"),
+    },
+    "model_versions": {"name", "version", "source", "storage_location", "current_stage"},
+    "registered_model_aliases": {"name", "alias", "version"},
+}
+
+_READY = 2
+"""The status of a logged model that is complete."""
+
+_MODELS_OF = f"""
+    SELECT * FROM logged_models
+    WHERE source_run_id = ? AND lifecycle_stage = 'active' AND status = {_READY}
+    ORDER BY creation_timestamp_ms DESC, model_id
+"""
+
+_RUNS = """
+    SELECT runs.*, experiments.name AS experiment
+    FROM runs JOIN experiments USING (experiment_id)
+"""
+
+
+class NotUnderstood(Exception):
+    """This is for MLflow itself; the message says why."""
+
+
+def file_of(uri: str) -> Path | None:
+    """The file of a tracking URI `sqlite:///FILE`; None for another store."""
+    if not uri.startswith(_PREFIX) or "?" in uri or uri.endswith(":memory:"):
+        return None
+    return Path(uri.removeprefix(_PREFIX)).absolute() if uri != _PREFIX else None
+
+
+class SqliteStore:
+    """A store in a SQLite file, and the artifacts that it names.
+
+    MLflow records absolute paths. Those of a project that was moved or copied since are looked
+    for beside the file, where MLflow has put them.
+
+    Raises `NotUnderstood` for what is not a SQLite file with the tables of MLflow 3, and
+    `ModelNotFound` when there is no such file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        if not file.is_file():
+            raise ModelNotFound(f"there is no MLflow store at {file}, so there are no runs yet")
+        if os.environ.get("MLFLOW_WORKSPACE"):
+            raise NotUnderstood("MLFLOW_WORKSPACE is set")
+        self.file = file
+        self._connection = _reading(lambda: sqlite3.connect(_address(file, "ro"), uri=True))
+        self._connection.row_factory = sqlite3.Row
+        for table, columns in _COLUMNS.items():
+            found = {row["name"] for row in self._rows(f"PRAGMA table_info({table})")}
+            if missing := columns - found:
+                raise NotUnderstood(f"its table {table} has no column {', '.join(sorted(missing))}")
+
+    def __enter__(self) -> "SqliteStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def run(self, run_id: str) -> Run | None:
+        """See `Store.run`."""
+        rows = self._rows(f"{_RUNS} WHERE run_uuid = ?", run_id)
+        return self._run(rows[0]) if rows else None
+
+    def runs(self, experiment: str | None = None) -> Iterator[Run]:
+        """See `Store.runs`."""
+        where = "runs.lifecycle_stage = 'active' AND experiments.lifecycle_stage = 'active'"
+        names = [] if experiment is None else [experiment]
+        if names:
+            where += " AND experiments.name = ?"
+        order = "ORDER BY start_time DESC, run_uuid"
+        yield from map(self._run, self._rows(f"{_RUNS} WHERE {where} {order}", *names))
+
+    def is_compiled(self, run: Run) -> bool:
+        """See `Store.is_compiled`."""
+        for name in run.models:
+            found = self._of_run(run.run_id, name)
+            if found and (found / mlmodel.COMPILED).is_file():
+                return True
+        return False
+
+    def model(self, uri: str) -> FoundModel:
+        """See `Store.model`.
+
+        Raises `ModelNotFound`, or `NotUnderstood`.
+        """
+        address = urlsplit(uri)
+        parts = address.path.strip("/").split("/")
+        if address.netloc or not all(parts):
+            raise NotUnderstood(f"the URI {uri}")
+        if address.scheme == "runs" and len(parts) == 2:
+            run_id, name = parts
+            path = self._of_run(run_id, name)
+            if path is None:
+                raise NotUnderstood(f"run {run_id} has no model '{name}'")
+            return FoundModel(uri, path)
+        if address.scheme == "models" and len(parts) == 1 and "@" not in parts[0]:
+            return FoundModel(uri, self._logged(parts[0]))
+        if address.scheme == "models":
+            name, number = self._version(parts)
+            return FoundModel(uri, self._registered(name, number), f"{name}/{number}")
+        raise NotUnderstood(f"the URI {uri}")
+
+    def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+        rows: list[sqlite3.Row] = _reading(
+            lambda: self._connection.execute(query, values).fetchall()
+        )
+        return rows
+
+    def _run(self, row: sqlite3.Row) -> Run:
+        run_id = row["run_uuid"]
+        metrics = self._rows("SELECT * FROM latest_metrics WHERE run_uuid = ?", run_id)
+        params = self._rows("SELECT * FROM params WHERE run_uuid = ?", run_id)
+        models = [model["name"] for model in self._rows(_MODELS_OF, run_id)]
+        return Run(
+            run_id=run_id,
+            name=row["name"] or "",
+            experiment=row["experiment"],
+            status=row["status"],
+            started=datetime.fromtimestamp(row["start_time"] / 1000, UTC),
+            is_deleted=row["lifecycle_stage"] != "active",
+            models=tuple(dict.fromkeys(models or self._in_artifacts(row["artifact_uri"]))),
+            params={param["key"]: param["value"] for param in params},
+            metrics={
+                metric["key"]: float("nan") if metric["is_nan"] else metric["value"]
+                for metric in metrics
+            },
+        )
+
+    def _in_artifacts(self, location: str) -> list[str]:
+        """The models among a run's artifacts, where MLflow 2 kept them."""
+        try:
+            directory = self._here(location)
+        except NotUnderstood:
+            return []
+        return sorted(file.parent.name for file in directory.glob(f"*/{mlmodel.FILE}"))
+
+    def _of_run(self, run_id: str, name: str) -> Path | None:
+        """Where a run's model is; as MLflow, the latest of several with the name."""
+        rows = self._rows("SELECT artifact_uri FROM runs WHERE run_uuid = ?", run_id)
+        if not rows:
+            return None
+        among_artifacts = self._here(rows[0]["artifact_uri"]) / name
+        for model in self._rows(_MODELS_OF, run_id):
+            if model["name"] == name:
+                if among_artifacts.exists():  # MLflow lays one over the other
+                    raise NotUnderstood(f"run {run_id} has two kinds of artifacts in '{name}'")
+                return self._there(model["artifact_location"], f"model '{name}' of run {run_id}")
+        return among_artifacts if (among_artifacts / mlmodel.FILE).is_file() else None
+
+    def _logged(self, model_id: str) -> Path:
+        query = "SELECT * FROM logged_models WHERE model_id = ? AND lifecycle_stage = 'active'"
+        for model in self._rows(query, model_id):
+            return self._there(model["artifact_location"], f"model {model_id}")
+        raise ModelNotFound(f"there is no logged model {model_id} in {self.file}")
+
+    def _version(self, parts: list[str]) -> tuple[str, int]:
+        """Name and number of a registered model: `NAME/1` or `NAME@alias`."""
+        if len(parts) == 2 and parts[1].isdigit():
+            return parts[0], int(parts[1])
+        name, at, alias = parts[0].rpartition("@")
+        if not at or len(parts) > 1:
+            raise NotUnderstood(f"the URI models:/{'/'.join(parts)}")
+        query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
+        rows = self._rows(query, name, alias)
+        if not rows:
+            raise ModelNotFound(
+                f"the registry in {self.file} has no model '{name}' with the alias '{alias}'"
+            )
+        return name, self._only(rows)["version"]
+
+    def _registered(self, name: str, number: int) -> Path:
+        query = """
+            SELECT * FROM model_versions
+            WHERE name = ? AND version = ? AND current_stage != 'Deleted_Internal'
+        """
+        rows = self._rows(query, name, number)
+        if not rows:
+            raise ModelNotFound(f"the registry in {self.file} has no model '{name}/{number}'")
+        version = self._only(rows)
+        location = version["storage_location"] or version["source"] or ""
+        if location.startswith("models:/m-"):
+            return self._logged(location.removeprefix("models:/"))
+        return self._there(location, f"model '{name}/{number}'")
+
+    @staticmethod
+    def _only(rows: list[sqlite3.Row]) -> sqlite3.Row:
+        if len(rows) > 1:
+            raise NotUnderstood("there are several workspaces")
+        return rows[0]
+
+    def _there(self, location: str, what: str) -> Path:
+        """The directory of a model.
+
+        Raises `ModelNotFound` where it holds none, with what to do.
+        """
+        path = self._here(location)
+        if (path / mlmodel.FILE).is_file():
+            return path
+        if path.is_dir():
+            raise NotUnderstood(f"{path} has no {mlmodel.FILE}")
+        raise ModelNotFound(
+            f"{what} is not in {path}, where MLflow has recorded it as an absolute path; "
+            f"move the directory {ARTIFACTS} beside {self.file}, or serve the model's directory "
+            "with --model-uri DIRECTORY"
+        )
+
+    def _here(self, location: str) -> Path:
+        """The path of an artifact location, after a move of the project, too."""
+        path = _local(location)
+        root, inside = _split(path)
+        return self.artifacts / inside if root in self.moved else path
+
+    @property
+    def artifacts(self) -> Path:
+        """Where MLflow puts artifacts for those who work in the directory of the file."""
+        return self.file.parent / ARTIFACTS
+
+    @cached_property
+    def moved(self) -> set[Path]:
+        """The directories `mlruns` that are recorded, but have been moved or copied beside the
+        file."""
+        by_root: dict[Path, list[Path]] = {}
+        for row in self._rows("""
+            SELECT artifact_location FROM logged_models
+            UNION SELECT artifact_location FROM experiments
+        """):
+            try:
+                root, inside = _split(_local(row["artifact_location"] or ""))
+            except NotUnderstood:
+                continue
+            if root is not None and root != self.artifacts:
+                by_root.setdefault(root, []).append(inside)
+        return {root for root, inside in by_root.items() if self._is_moved(root, inside)}
+
+    def _is_moved(self, root: Path, inside: list[Path]) -> bool:
+        models = [path for path in inside if len(path.parts) > 1]
+        if models:  # whose directories have unique names
+            return any((self.artifacts / path).is_dir() for path in models)
+        return not root.parent.exists()
+
+
+def follow_move(file: Path) -> Path | None:
+    """Let MLflow, too, find and write artifacts beside the file, where the project has moved.
+
+    Else a run of the moved project would be kept in its old place.
+
+    Returns the old directory of artifacts, or None where nothing had to be changed.
+
+    Raises `ServingError` when the file cannot be written.
+    """
+    try:
+        with SqliteStore(file) as store:
+            moved = sorted(store.moved)
+    except (NotUnderstood, ModelNotFound):
+        return None
+    if not moved:
+        return None
+    columns = [
+        *(("experiments", "artifact_location"), ("logged_models", "artifact_location")),
+        *(("runs", "artifact_uri"), ("model_versions", "source")),
+        ("model_versions", "storage_location"),
+    ]
+    prefixes = [(str(root), str(store.artifacts)) for root in moved]
+    prefixes += [(root.as_uri(), store.artifacts.as_uri()) for root in moved]
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(_address(file, "rw"), uri=True)) as connection,
+            connection,  # all of it or nothing
+        ):
+            for (old, new), (table, column) in itertools.product(prefixes, columns):
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE substr({column}, 1, ?) = ?",
+                    (new, len(old) + 1, len(old) + 1, f"{old}/"),
+                )
+    except sqlite3.Error as exc:
+        raise ServingError(f"{file} cannot be changed to follow the moved project: {exc}") from exc
+    return moved[0]
+
+
+def _address(file: Path, mode: str) -> str:
+    return f"file:{quote(str(file))}?mode={mode}"
+
+
+def _reading(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except sqlite3.Error as exc:
+        raise NotUnderstood(f"SQLite says: {exc}") from exc
+
+
+def _local(location: str) -> Path:
+    """The path that an artifact location names.
+
+    Raises `NotUnderstood` for one that is not on this machine.
+    """
+    address = urlsplit(location)
+    if address.scheme == "file" and address.netloc in ("", "localhost"):
+        path = Path(url2pathname(address.path))
+    elif not address.scheme:
+        path = Path(location)
+    else:
+        raise NotUnderstood(f"artifacts at {address.scheme}:")
+    if not path.is_absolute():
+        raise NotUnderstood("a relative path of artifacts")
+    return path
+
+
+def _split(path: Path) -> tuple[Path | None, Path]:
+    """A path up to the directory `mlruns`, and the rest; None where it is not in one."""
+    for root in path.parents:
+        if root.name == ARTIFACTS:
+            return root, path.relative_to(root)
+    return None, path
