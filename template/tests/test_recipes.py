@@ -69,7 +69,7 @@ def _sample(source: Path, directory: Path) -> Path:
 
 
 def _serving(settings: Settings, run_id: str) -> Settings:
-    update = {"model_run_id": run_id, "model_uri": None}
+    update = {"model_run_id": run_id, "model_uri": None, "api_key": None}
     return settings.model_copy(update={"serving": settings.serving.model_copy(update=update)})
 
 

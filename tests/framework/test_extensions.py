@@ -118,6 +118,61 @@ def test_dependencies_middleware_and_handlers_hold_for_predictions(
         assert f'http_requests_total{{method="POST",route="{path}",status="599"}}' in metrics
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param("app.add_api_route('/', lambda: 'own')", id="route"),
+        pytest.param("app.add_api_route('/{path:path}', lambda path: 'own')", id="any path"),
+        pytest.param("app.mount('/', PlainTextResponse('\"own\"'))", id="mount"),
+    ],
+)
+def test_an_own_root_wins_over_the_way_to_the_docs_and_needs_the_key(
+    custom: Path,
+    model_directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+) -> None:
+    imports = "from starlette.responses import PlainTextResponse"
+    write(custom, "api.py", f"{imports}\n\n\ndef extend(app):\n    {code}\n")
+    monkeypatch.setenv("API_KEY", "correct-horse-battery")
+    with client_of(app_with(model_directory, tmp_path)) as client:
+        assert client.get("/").status_code == 401
+        assert client.get("/", headers={"X-API-Key": "correct-horse-battery"}).json() == "own"
+        assert "swagger-ui" in client.get("/docs").text
+
+
+def test_open_paths_are_open_to_read_alone(
+    custom: Path, model_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A route for any path takes what the framework's routes there do not."""
+    write(
+        custom,
+        "api.py",
+        """
+        def extend(app):
+            app.add_api_route("/{path:path}", lambda path: "own", methods=["POST"])
+        """,
+    )
+    monkeypatch.setenv("API_KEY", "correct-horse-battery")
+    with client_of(app_with(model_directory, tmp_path)) as client:
+        for path in ("/", "/docs", "/docs/page.js", "/health", "/metrics"):
+            assert client.post(path).status_code == 401, path
+            given = client.post(path, headers={"X-API-Key": "correct-horse-battery"})
+            assert given.json() == "own", path
+            assert client.get(path).status_code == (401 if path == "/" else 200), path
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/page.js"])
+def test_an_own_route_in_place_of_the_docs_is_refused(
+    custom: Path, model_directory: Path, tmp_path: Path, path: str
+) -> None:
+    """It would be open without a key."""
+    write(custom, "api.py", f"def extend(app):\n    app.add_api_route('{path}', lambda: 1)\n")
+    with pytest.raises(ExtensionError, match=f"GET {path} belongs to the framework"):
+        app_with(model_directory, tmp_path)
+
+
 def test_a_router_a_mount_and_a_route_for_any_path_stand_beside_the_framework(
     custom: Path, model_directory: Path, tmp_path: Path
 ) -> None:

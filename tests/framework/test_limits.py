@@ -108,7 +108,7 @@ def test_a_key_is_asked_for_but_by_no_probe(
             assert client.get(path).status_code == 200
         wrong: list[dict[str, str]] = [{}, {"X-Token": KEY[:-1]}, {"X-API-Key": KEY}]
         for given in wrong:
-            for path in ("/model", "/openapi.json", "/docs", "/nowhere"):
+            for path in ("/model", "/openapi.json", "/nowhere"):
                 assert client.get(path, headers=given).status_code == 401
             answer = client.post("/predict", json=SAMPLE, headers=given)
             assert (answer.status_code, answer.json()["status"]) == (401, 401)

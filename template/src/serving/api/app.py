@@ -12,8 +12,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Match, Mount
 
 from serving import extensions
-from serving.api import openapi, predictions, problem, routes
-from serving.api.middleware import ApiKeyMiddleware, RequestMiddleware
+from serving.api import docs, openapi, predictions, problem, routes
+from serving.api.middleware import PROBES, ApiKeyMiddleware, RequestMiddleware
 from serving.config.settings import Settings, load_settings
 from serving.engines.loading import own_loader
 from serving.errors import ExtensionError
@@ -43,6 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     observed = any(name.startswith("OTEL_") for name in os.environ)
     app = FastAPI(
         title="Model API",
+        docs_url=None,  # serving.api.docs has its own, which needs no internet
         redoc_url=None,
         redirect_slashes=False,
         telemetry={"tracing": observed, "metrics": observed, "logs": observed},
@@ -54,9 +55,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     predictions.add_routes(app.router, service)
     app.include_router(routes.model(service))
     app.include_router(routes.probes(service))
+    docs.add_routes(app, settings.serving)
     _order(app, users)
+    open_paths = PROBES | docs.PATHS
+    if docs.add_redirect(app):  # after the user's routes, as theirs come first
+        open_paths |= {"/"}
     _add_lifespan(app, service)
-    _add_middleware(app, service)
+    _add_middleware(app, service, open_paths)
     openapi.install(app, service)
     return app
 
@@ -81,7 +86,10 @@ def _extend(app: FastAPI) -> list[BaseRoute]:
             "supported; use middleware, or an APIRouter of your own"
         )
     added = [route for route in app.router.routes if route not in before]
-    for method, paths in (("POST", predictions.PATHS), ("GET", routes.PATHS)):
+    for method, paths in (
+        ("POST", predictions.PATHS),
+        ("GET", (*routes.PATHS, *sorted(docs.PATHS))),
+    ):
         for path in paths:
             if any(_answers(route, path, method) for route in added):
                 raise ExtensionError(
@@ -123,12 +131,14 @@ def _add_lifespan(app: FastAPI, service: Service) -> None:
     app.router.lifespan_context = lifespan
 
 
-def _add_middleware(app: FastAPI, service: Service) -> None:
-    """What is added last is outermost."""
+def _add_middleware(app: FastAPI, service: Service, open_paths: frozenset[str]) -> None:
+    """What is added last is outermost; for `open_paths` no key is needed."""
     serving = service.settings.serving
     if serving.api_key:
         key = serving.api_key.get_secret_value()
-        app.add_middleware(ApiKeyMiddleware, header=serving.api_key_header, key=key)
+        app.add_middleware(
+            ApiKeyMiddleware, header=serving.api_key_header, key=key, open_paths=open_paths
+        )
     if serving.cors.enabled:
         app.add_middleware(
             CORSMiddleware,

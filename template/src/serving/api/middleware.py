@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.api import docs
 from serving.api.problem import ProblemError
 from serving.runtime.service import Service
 from serving.telemetry import metrics
@@ -32,11 +33,11 @@ PROBES = frozenset({"/health", "/ready", "/ping", "/metrics"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _SAFE_HEADERS = [
-    (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
 ]
+_UNCACHED = [(b"cache-control", b"no-store"), *_SAFE_HEADERS]
 
 
 class RequestMiddleware:
@@ -66,7 +67,7 @@ class RequestMiddleware:
                 status = message["status"]
                 message["headers"] = [
                     *message["headers"],
-                    *_SAFE_HEADERS,
+                    *(_SAFE_HEADERS if scope["path"] in docs.FILES else _UNCACHED),
                     (b"x-request-id", identity),
                 ]
                 if self.service.draining:  # the next request goes to another server
@@ -117,7 +118,7 @@ async def _answer_failure(request: Request, exc: Exception) -> Response:
     return response
 
 
-_PLAIN_ROUTES = ("/docs", "/docs/oauth2-redirect", "/openapi.json")
+_PLAIN_ROUTES = docs.PATHS | {"/", "/openapi.json"}
 _POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 
 
@@ -135,7 +136,7 @@ def _new_identity() -> bytes:
 
 def _record(scope: Scope, status: int, seconds: float) -> None:
     # The route, not the path: a caller must not be able to make up metrics or log lines.
-    # FastAPI's own pages are plain routes, which have no name in the scope.
+    # These are plain routes, which have no name in the scope.
     plain = scope["path"] if scope["path"] in _PLAIN_ROUTES else "unknown"
     route = getattr(scope.get("route"), "path", plain)
     method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -167,15 +168,19 @@ def _series(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
 
 
 class ApiKeyMiddleware:
-    """Answers 401 to requests without the key, but for probes, and before their body is read."""
+    """Answers 401 to requests without the key before their body is read.
 
-    def __init__(self, app: ASGIApp, header: str, key: str) -> None:
+    To GET one of `open_paths`, exactly as it is, no key is needed.
+    """
+
+    def __init__(self, app: ASGIApp, header: str, key: str, open_paths: frozenset[str]) -> None:
         self.app = app
         self.header = header
         self.key = key.encode()
+        self.open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket") and scope["path"] not in PROBES:
+        if scope["type"] in ("http", "websocket") and not self._is_open(scope):
             given = Headers(scope=scope).get(self.header, "").encode("latin-1")
             if not hmac.compare_digest(given, self.key):
                 refused = ProblemError(
@@ -189,3 +194,7 @@ class ApiKeyMiddleware:
                     await refused.response()(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        """Only to read: on the same path a route of the user's may take other methods."""
+        return scope["path"] in self.open_paths and scope.get("method") in ("GET", "HEAD")

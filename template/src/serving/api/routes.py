@@ -12,8 +12,8 @@ from serving.runtime.service import Service
 from serving.store.environment import installed
 from serving.telemetry import metrics
 
-PATHS = ("/health", "/ready", "/ping", "/metrics", "/model", "/version", "/docs", "/openapi.json")
-"""What the framework answers to GET, FastAPI's own pages included."""
+PATHS = ("/health", "/ready", "/ping", "/metrics", "/model", "/version", "/openapi.json")
+"""What the framework answers to GET, FastAPI's document included; `serving.api.docs` has more."""
 
 
 class Health(BaseModel):

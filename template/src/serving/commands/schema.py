@@ -12,6 +12,9 @@ def run(
     """Print the OpenAPI document of a model's API, to commit it and see changes in review."""
     choose_model(run_id, model_uri)
     settings = settings_with(config_path)
+    # The document is the model's: the same with a key and without.
+    serving = settings.serving.model_copy(update={"api_key": None})
+    settings = settings.model_copy(update={"serving": serving})
 
     from serving.api.app import create_app
     from serving.model.loading import load_model

@@ -160,7 +160,8 @@ class ServingSettings(Section):
     )
     api_key: SecretStr | None = Field(
         default=None,
-        description="At least 16 characters, which callers must send; not for probes and metrics",
+        description="At least 16 characters, which callers must send; not for probes, metrics and "
+        "the page /docs",
     )
     api_key_header: str = Field(
         default="X-API-Key", pattern=r"^[A-Za-z0-9-]+$", description="The header that it is sent in"

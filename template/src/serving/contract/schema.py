@@ -218,7 +218,8 @@ class APISchemaGenerator:
         """
         spec: dict[str, Any] = copy.deepcopy(dict(document or {"openapi": "3.1.0", "paths": {}}))
         spec["info"] = spec.get("info", {"version": "1"}) | {
-            "title": self.recipe.name if self.recipe else "Model"
+            "title": self.recipe.name if self.recipe else "Model",
+            "description": self._description(),
         }
         request = self.generate_request_schema()
         response = self.generate_response_schema()
@@ -241,6 +242,15 @@ class APISchemaGenerator:
             schemas["BatchPredictionRequest"]["example"] = {"samples": [self.example]}
         spec.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
         return spec
+
+    def _description(self) -> str:
+        """The description in the recipe's metadata, or else what kind of model it is."""
+        if self.recipe is None:
+            return "A model that was logged without a recipe."
+        described = (self.recipe.metadata or {}).get("description")
+        if isinstance(described, str) and described.strip():
+            return described
+        return f"Task: {self.task}. Model: {self.recipe.model.class_path}."
 
     @property
     def task(self) -> Task | None:

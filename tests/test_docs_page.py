@@ -1,0 +1,217 @@
+"""`/docs` in a real browser that reaches nothing but this machine.
+
+Screenshots are left in build/docs-page/.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from helpers import ROOT
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import (
+    text_to_be_present_in_element,
+    visibility_of_element_located,
+)
+from selenium.webdriver.support.wait import WebDriverWait
+from serving import logged_model, serve
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.usefixtures("programs")]
+
+KEY = "correct-horse-battery"
+SCREENSHOTS = ROOT / "build/docs-page"
+SECONDS = 20
+
+
+class Page:
+    """The browser, with the page of one server."""
+
+    def __init__(self, browser: Chrome, http: httpx.Client) -> None:
+        self.browser = browser
+        self.address = str(http.base_url)
+        self.wait = WebDriverWait(browser, SECONDS)
+
+    def open(self) -> None:
+        """Go where a user would start: the address that the server has printed."""
+        self.browser.get(self.address)
+        assert urlsplit(self.browser.current_url).path == "/docs"
+
+    def see(self, selector: str) -> WebElement:
+        """Wait until the element is visible."""
+        return self.wait.until(visibility_of_element_located((By.CSS_SELECTOR, selector)))
+
+    def read(self, selector: str, text: str) -> None:
+        """Wait until the element has the text."""
+        self.wait.until(text_to_be_present_in_element((By.CSS_SELECTOR, selector), text))
+
+    def click(self, selector: str) -> None:
+        """Click what is visible."""
+        self.see(selector).click()
+
+    def enter(self, key: str) -> None:
+        """Answer the question for the key."""
+        field = self.see("#key")
+        field.clear()
+        field.send_keys(key)
+        self.click("#ask button")
+
+    def execute_example(self) -> dict[str, object]:
+        """Predict the example by clicking, and return the answer that the page shows."""
+        predict = "#operations-model-predict_predict_post"
+        self.click(f"{predict} .opblock-summary-control")
+        self.click(f"{predict} .try-out__btn")
+        self.click(f"{predict} .execute")
+        answered = f"{predict} .live-responses-table tr.response"
+        self.read(f"{answered} .response-col_status", "200")
+        shown = self.see(f"{answered} .response-col_description code")
+        answer: dict[str, object] = json.loads(shown.text)
+        return answer
+
+    def requests(self) -> list[dict[str, object]]:
+        """What the browser has asked for since the last call, as DevTools tells it."""
+        told = [json.loads(entry["message"])["message"] for entry in self._log("performance")]
+        sent = [one["params"] for one in told if one["method"] == "Network.requestWillBeSent"]
+        # Without what the browser has itself.
+        return [
+            one["request"]
+            for one in sent
+            if not one["request"]["url"].startswith(("data:", "chrome:"))
+        ]
+
+    def console(self) -> list[str]:
+        """What the console holds since the last call: errors, and what the policy has blocked."""
+        return [entry["message"] for entry in self._log("browser")]
+
+    def _log(self, kind: str) -> list[dict[str, str]]:
+        entries: list[dict[str, str]] = self.browser.get_log(kind)  # type: ignore[no-untyped-call]
+        return entries
+
+    def screenshot(self, name: str) -> None:
+        """Keep what the whole page looks like."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        height = self.browser.execute_script("return document.body.scrollHeight")
+        self.browser.set_window_size(1200, min(max(height, 600) + 150, 4000))
+        assert self.browser.save_screenshot(SCREENSHOTS / f"{name}.png")
+
+
+@pytest.fixture(scope="session")
+def programs() -> tuple[str, str]:
+    """Chromium and its driver, asked for before any project is made.
+
+    REQUIRE_BROWSER=1 makes their absence a failure.
+    """
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        missing = "chromium or chromedriver is not installed (Debian: .ci/browser)"
+        if os.environ.get("REQUIRE_BROWSER"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return chromium, driver
+
+
+@pytest.fixture
+def browser(programs: tuple[str, str], tmp_path: Path) -> Iterator[Chrome]:
+    """A new browser, for which no name of a host but this machine's has an address."""
+    chromium, driver = programs
+    options = ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",  # needs no user namespaces; the pages are our own
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--no-first-run",
+        "--no-proxy-server",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        "--window-size=1200,1000",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = Chrome(options, Service(driver))
+    yield browser
+    browser.quit()
+
+
+def test_the_example_is_predicted_by_clicking(
+    project: Path, penguins: str, browser: Chrome
+) -> None:
+    with serve(project, "--model-uri", logged_model(project, penguins)) as http:
+        page = Page(browser, http)
+        page.open()
+        page.read(".info .title", "penguins")
+        page.read(".info", "Species of a penguin from its measurements")
+        assert browser.title == "penguins"
+        page.screenshot("without-key")
+        answer = page.execute_example()
+        page.screenshot("without-key-executed")
+        document = http.get("/openapi.json").json()
+        example = document["components"]["schemas"]["PredictionRequest"]["example"]
+        assert answer == http.post("/predict", json=example).json()
+        assert page.console() == []
+        hosts = {urlsplit(str(request["url"])).netloc for request in page.requests()}
+        assert hosts == {urlsplit(page.address).netloc}
+
+
+def test_the_key_is_asked_for_once_and_stays_in_the_tab(
+    project: Path, penguins: str, browser: Chrome
+) -> None:
+    with serve(
+        project,
+        "--model-uri",
+        logged_model(project, penguins),
+        API_KEY=KEY,
+        API_KEY_HEADER="X-Token",
+    ) as http:
+        page = Page(browser, http)
+        page.open()
+        page.see("#key")
+        page.screenshot("with-key-asked")
+        assert page.console() == []
+        assert not any("openapi.json" in str(request["url"]) for request in page.requests())
+
+        page.enter("wrong" * 4)
+        page.read("#problem", "does not accept this key")
+        page.screenshot("with-key-refused")
+        [refused] = page.console()
+        assert "401" in refused
+
+        page.enter(KEY)
+        page.read(".info .title", "penguins")
+        assert page.execute_example()["prediction"]
+        page.screenshot("with-key-executed")
+
+        page.open()
+        page.read(".info .title", "penguins")
+        assert page.execute_example()["prediction"]
+        assert page.console() == []
+        requests = page.requests()
+        assert not any(KEY in str(request["url"]) for request in requests)
+        assert {urlsplit(str(request["url"])).netloc for request in requests} == {
+            urlsplit(page.address).netloc
+        }
+        for place in ("localStorage", "document.cookie"):
+            kept = browser.execute_script(f"return JSON.stringify({place})")
+            assert KEY not in kept
+
+        tab = browser.current_window_handle
+        browser.switch_to.new_window("tab")
+        page.open()
+        page.see("#key")
+        browser.close()
+        browser.switch_to.window(tab)
+
+        page.click(".scheme-container .authorize")
+        page.click(".modal-ux .auth-btn-wrapper button[aria-label='Remove authorization']")
+        browser.refresh()
+        page.see("#key")
+        assert page.console() == []
