@@ -1,11 +1,11 @@
-"""Every command of the READMEs is run as printed, but for placeholders."""
+"""Every command of the READMEs and of a project's docs/ is run as printed, but for placeholders."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -23,9 +23,20 @@ ORDERS = "order_id,tier,quantity,spent\n" + "".join(
 )
 
 
-def blocks(readme: Path) -> Iterator[tuple[str, str]]:
-    """Yield language and content of each code block, in order."""
-    yield from re.findall(r"^```(\w+)\n(.*?)^```$", readme.read_text(), re.DOTALL | re.MULTILINE)
+# The modules of customization.md belong together and are tested in test_customization.py.
+TESTED_ELSEWHERE = {"docs/customization.md"}
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Language and content of each code block, in order."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def pages(project: Path) -> list[Path]:
+    """The README, then the pages of docs/ in the order in which it links them."""
+    readme = project / "README.md"
+    linked = re.findall(r"^\| \[(docs/\w+\.md)\]", readme.read_text(), re.MULTILINE)
+    return [readme, *(project / page for page in linked if page not in TESTED_ELSEWHERE)]
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +47,12 @@ def model(project: Path, penguins: str, tmp_path_factory: pytest.TempPathFactory
 
 
 class Reader:
-    """Somebody who types what the README of a rendered project says, from top to bottom."""
+    """Somebody who types what the pages of a rendered project say, from top to bottom."""
 
     def __init__(self, project: Path, port: int) -> None:
         self.project = project
+        self.caller = project.parent / f"{project.name}-caller"
+        self.directory = project
         self.placeholders = {"recipes/RECIPE.yaml": "recipes/orders.yaml"}
         self.environment = {
             **os.environ,
@@ -53,17 +66,30 @@ class Reader:
     def read(self, *, with_docker: bool = False) -> None:
         """Do what each code block says: those for Docker, or all others."""
         try:
-            for language, content in blocks(self.project / "README.md"):
-                if language == "sh" and ("docker " in content) == with_docker:
-                    commands = [content] if content.startswith("curl") else content.splitlines()
-                    for command in commands:
-                        self.type(command)
-                if language == "yaml":
-                    (self.project / "recipes/orders.yaml").write_text(content)
+            for page in pages(self.project):
+                for section in re.split(r"^(?=## )", page.read_text(), flags=re.MULTILINE):
+                    calls = section.startswith("## Call it")
+                    self.directory = self.caller if calls else self.project
+                    for language, content in blocks(section):
+                        self.do(language, content, with_docker=with_docker)
         finally:
             for server in self.servers:
                 server.terminate()
                 server.wait(timeout=30)
+
+    def do(self, language: str, content: str, *, with_docker: bool) -> None:
+        """Type the commands of a block, or save its file."""
+        if language == "sh" and ("docker " in content) == with_docker:
+            # A command goes on in the next line after a quote that is open.
+            for command in re.findall(r"(?:'[^']*'|[^'\n])+", content):
+                self.type(command)
+        if language == "yaml":
+            (self.project / "recipes/orders.yaml").write_text(content)
+        if language == "python":
+            [name] = re.findall(r"\A# (\S+)\n", content)
+            (self.directory / name).write_text(content)
+        if language == "json" and content.startswith('{"prediction"') and not with_docker:
+            assert json.loads(content).keys() == json.loads(self.answers[-1]).keys()
 
     def type(self, command: str) -> None:
         """Run one command; a server goes on in the background once it is ready."""
@@ -77,7 +103,7 @@ class Reader:
             return
         answer = subprocess.run(
             ["bash", "-c", command],
-            cwd=self.project,
+            cwd=self.directory,
             env=self.environment,
             capture_output=True,
             encoding="utf-8",
@@ -101,6 +127,9 @@ class Reader:
         self.servers.append(server)
         with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False) as http:
             wait_until(http, 200, server, log)
+            request = http.get("/openapi.json").json()["components"]["schemas"]["PredictionRequest"]
+        self.caller.mkdir(exist_ok=True)
+        (self.caller / "sample.json").write_text(json.dumps(request["example"]))
 
 
 READMES = [
@@ -111,7 +140,7 @@ READMES = [
 
 
 @pytest.mark.parametrize(("stages", "include_example"), READMES)
-def test_commands_of_the_rendered_readme(
+def test_commands_of_the_rendered_pages(
     render: Render, model: Path, stages: tuple[str, ...], include_example: bool
 ) -> None:
     assert shutil.which("curl"), "the README's curl command cannot be run: install curl"
@@ -123,27 +152,33 @@ def test_commands_of_the_rendered_readme(
     (project / "data").mkdir(exist_ok=True)
     (project / "data/orders.csv").write_text(ORDERS)
     if "training" in stages and not include_example:
-        [recipe] = [text for language, text in blocks(project / "README.md") if language == "yaml"]
+        readme = (project / "README.md").read_text()
+        [recipe] = [text for language, text in blocks(readme) if language == "yaml"]
         (project / "recipes/orders.yaml").write_text(recipe)
+    reader.placeholders["MODEL_URI"] = str(model)
     if "training" not in stages:
-        reader.placeholders |= {"--run-id RUN_ID": f"--model-uri {model}", "MODEL_URI": str(model)}
+        reader.placeholders |= {"--run-id RUN_ID": f"--model-uri {model}"}
         source = model.parents[0] / "penguins.csv"
         shutil.copy(ROOT / "template/data/penguins.csv", source)
         reader.placeholders["INPUT.csv"] = str(source)
     reader.read()
     if include_example and "training" in stages:
-        assert any('"prediction":"Adelie"' in answer for answer in reader.answers)
+        assert sum('"prediction":"Adelie"' in answer for answer in reader.answers) == 2  # curl
+        assert reader.answers.count("Adelie\n") == 2  # httpx, and the generated client
+    with serve(project, "--model-uri", model) as http:
+        assert "contact" in http.get("/about").json()  # the route of the guide
 
 
 @pytest.mark.docker
-def test_docker_commands_of_the_rendered_readme(render: Render, model: Path) -> None:
+def test_docker_commands_of_the_rendered_pages(render: Render, model: Path) -> None:
     """Compose from a fresh project to a prediction, then the images, with commands as printed."""
     connect()
     port = free_port()
     project = render(project_name="Read Docker", api_port=port, mlflow_port=free_port())
     reader = Reader(project, port)
     reader.placeholders["MODEL_DIRECTORY"] = str(model)
-    curl = next(text for _, text in blocks(project / "README.md") if text.startswith("curl"))
+    readme = (project / "README.md").read_text()
+    curl = next(text for _, text in blocks(readme) if text.startswith("curl"))
     compose = ["docker", "compose"]
 
     def asked(command: str) -> None:
@@ -175,13 +210,15 @@ def test_every_variable_of_compose_is_in_the_example_of_env(render: Render) -> N
     assert used == set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE))
 
 
-def test_every_setting_of_the_readme_is_one_of_the_code(project: Path) -> None:
+def test_every_setting_of_the_page_is_one_of_the_code(project: Path) -> None:
     """The table names what `mmp COMMAND --help` names, no more, no less."""
     helps = "".join(
         uv("run", "mmp", command, "--help", cwd=project).stdout
         for command in ("train", "serve-api", "batch-inference")
     )
-    table = re.findall(r"^\| `([A-Z_]+)` \|([^|]*)\|", (project / "README.md").read_text(), re.M)
+    table = re.findall(
+        r"^\| `([A-Z_]+)` \|([^|]*)\|", (project / "docs/settings.md").read_text(), re.M
+    )
     for variable, options in table:
         for option in re.findall(r"`(-[^`]+)`", options):
             assert option in helps
@@ -192,8 +229,9 @@ def test_every_setting_of_the_readme_is_one_of_the_code(project: Path) -> None:
 
 
 def test_commands_of_the_templates_readme(template: Path, tmp_path: Path) -> None:
-    [quick, with_data, checkout] = [
-        text for language, text in blocks(ROOT / "README.md") if language == "sh"
+    readme = (ROOT / "README.md").read_text()
+    [quick, curl, with_data, checkout] = [
+        text for language, text in blocks(readme) if language == "sh"
     ]
     assert checkout.split("\n") == ["make demo", "make test", ""]  # the demo is run below
 
@@ -214,7 +252,8 @@ def test_commands_of_the_templates_readme(template: Path, tmp_path: Path) -> Non
         if "serve-api" in last:
             [run_id] = re.findall(r"^run_id: (\w+)$", output, re.MULTILINE)
             with serve(home / "myproj", "--run-id", run_id) as http:
-                assert http.get("/ready").status_code == 200
+                asked = curl.replace("http://127.0.0.1:8000/", str(http.base_url))
+                assert '"prediction":"Adelie"' in run("bash", "-c", asked, cwd=home).stdout
         assert (home / "myproj/README.md").exists()
 
 

@@ -25,7 +25,9 @@ from helpers import (
 
 # What must not be there when the stage is not chosen, wherever it would be.
 MARKS_OF_STAGE = {
-    "training": re.compile(r"(^|/)(test_)?train(ing)?([_./]|$)|^recipes/|^data/|/test_recipes"),
+    "training": re.compile(
+        r"(^|/)(test_)?train(ing)?([_./]|$)|^recipes/|^data/|/(test_)?recipes\.(py|md)$"
+    ),
     "inference": re.compile(r"(^|/)(test_|batch_)?inference([_./]|$)"),
     "compile": re.compile(r"(^|/)compil(e|ation)([_./]|$)"),
 }
@@ -94,11 +96,38 @@ def test_no_jinja_is_left(project: Path) -> None:
         assert not JINJA.search(str(path))
 
 
-def test_links_between_pages_lead_to_files(project: Path) -> None:
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_links_between_pages_lead_to_files_and_headings(project: Path) -> None:
     for page in (path for path in files(project) if path.suffix == ".md"):
         text = (project / page).read_text(encoding="utf-8")
-        for link in re.findall(r"\]\((?!\w+:|#)([^)#]+)", text):
-            assert (project / page.parent / link).exists(), f"{page}: {link}"
+        for link, anchor in re.findall(r"\]\((?!\w+:)([^)#]*)#?([^)]*)\)", text):
+            target = project / page.parent / link if link else project / page
+            assert target.exists(), f"{page}: {link}"
+            assert not anchor or anchor in anchors(target), f"{page}: {link}#{anchor}"
+
+
+def test_every_page_is_linked_from_the_readme(project: Path) -> None:
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"^\| \[(docs/\w+\.md)\]\(\1\)", readme, re.MULTILINE))
+    assert linked == {page.relative_to(project).as_posix() for page in project.glob("docs/*")}
+
+
+def test_the_guide_is_short(project: Path) -> None:
+    assert len((project / "README.md").read_text(encoding="utf-8").splitlines()) <= 180
+
+
+def test_pages_have_no_gaps(project: Path) -> None:
+    """A condition of Jinja easily leaves a blank line too many."""
+    for page in (path for path in files(project) if path.suffix == ".md"):
+        text = (project / page).read_text(encoding="utf-8")
+        prose = re.sub(r"^```.*?^```$", "CODE", text, flags=re.DOTALL | re.MULTILINE)
+        assert "\n\n\n" not in prose, page
 
 
 def test_the_security_page_names_tests_and_settings_that_exist() -> None:
@@ -106,9 +135,10 @@ def test_the_security_page_names_tests_and_settings_that_exist() -> None:
     tests = set(re.findall(r"`(tests/[^`]+)`", text))
     assert tests
     assert [name for name in tests if not (ROOT / name).exists()] == []
-    guide = (ROOT / "template/README.md.jinja").read_text(encoding="utf-8")
+    pages = ("template/docs/settings.md.jinja", "template/docs/images.md.jinja")
+    tables = "".join((ROOT / page).read_text(encoding="utf-8") for page in pages)
     settings = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)\b", text))
-    assert [name for name in settings if f"`{name}`" not in guide] == []
+    assert [name for name in settings if not re.search(rf"^\| `{name}\b", tables, re.M)] == []
 
 
 def test_no_directory_is_empty(project: Path) -> None:

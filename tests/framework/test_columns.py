@@ -61,8 +61,8 @@ def test_json_values(name: str) -> None:
 
 
 def rows_of_the_guide() -> Iterator[tuple[str, list[str], list[str], str]]:
-    """Yield type, values taken, values refused and what a missing value is, as README.md says."""
-    guide = (PROJECT / "README.md").read_text(encoding="utf-8")
+    """Yield type, values taken, values refused and what a missing value is, as docs/api.md says."""
+    guide = (PROJECT / "docs/api.md").read_text(encoding="utf-8")
     names = "|".join(TYPED)
     for line in re.findall(rf"^\| `(?:{names})` \|.*\| `Na[NT]` \|$", guide, re.MULTILINE):
         name, taken, refused, missing = (

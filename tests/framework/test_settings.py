@@ -154,10 +154,10 @@ def described() -> Iterator[tuple[str, str, str, str]]:
             yield variable, f"{section}.{name}", shown, field.description
 
 
-def test_the_readme_describes_every_setting() -> None:
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+def test_the_docs_describe_every_setting() -> None:
+    page = (PROJECT / "docs/settings.md").read_text(encoding="utf-8")
     row = r"^\| `([A-Z_]+)` \|[^|]*\| `([a-z_.]+)` \| (?:`([^`|]*)` )?\| ([^|]+) \|$"
-    assert re.findall(row, readme, re.MULTILINE) == list(described())
+    assert re.findall(row, page, re.MULTILINE) == list(described())
 
 
 @pytest.mark.parametrize(("variable", "key"), [row[:2] for row in described()])
