@@ -27,12 +27,35 @@ def project(render: Render, tmp_path: Path) -> Path:
     return project
 
 
-def requirements(project: Path, *options: str) -> set[str]:
-    """The packages that an image gets."""
+def printed(project: Path, *options: str) -> str:
+    """What requirements.py prints."""
     path = f"{Path(find_uv_bin()).parent}:{os.environ['PATH']}"
     script = project / "docker/requirements.py"
-    printed = run(sys.executable, script, *options, cwd=project, env={"PATH": path}).stdout
-    return set(re.findall(r"^([\w.-]+)==", printed, re.MULTILINE))
+    return run(sys.executable, script, *options, cwd=project, env={"PATH": path}).stdout
+
+
+def requirements(project: Path, *options: str) -> set[str]:
+    """The packages that an image gets."""
+    return set(re.findall(r"^([\w.-]+)==", printed(project, *options), re.MULTILINE))
+
+
+def test_nothing_but_its_packages_changes_the_list_of_an_environment(
+    project: Path, render: Render, tmp_path: Path
+) -> None:
+    """Docker installs an environment again where its list has changed."""
+    group = ("--group", "inference")
+    before = printed(project, *group)
+    first, *lines = before.splitlines()
+    heading, _, named = first.partition(": ")
+    assert heading == "# named in pyproject.toml"
+    assert {"pyarrow", "pydantic"} < set(named.split())
+    assert "pydantic-core" not in named.split()
+    assert not [line for line in lines if line.startswith("#")]
+
+    other = shutil.copytree(render(project_name="Other"), tmp_path / "other")
+    shutil.copy(project / "uv.lock", other)  # so that both have the same versions
+    uv("add", "--quiet", "--no-sync", "--group", "dev", "six", cwd=other)
+    assert printed(other, *group) == before
 
 
 def test_an_api_gets_what_it_asks_for_alone(project: Path) -> None:
@@ -41,6 +64,17 @@ def test_an_api_gets_what_it_asks_for_alone(project: Path) -> None:
     assert everything >= LEAN
     compiled = requirements(project, "--group", "compiled")
     assert compiled - requirements(project, "--lean", "--group", "compiled") >= {"rich", "pygments"}
+
+
+@pytest.mark.parametrize("stages", [("api",), ("api", "training"), ("api", "compile")])
+def test_an_api_gets_what_runs_compiled_models_where_the_project_compiles(
+    render: Render, tmp_path: Path, stages: tuple[str, ...]
+) -> None:
+    project = shutil.copytree(render(stages=stages), tmp_path / "project")
+    uv("lock", "--quiet", cwd=project)
+    assert ("onnxruntime" in requirements(project, "--lean", "--group", "api")) == (
+        "compile" in stages
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,9 +121,30 @@ def test_record_lists_what_is_left(environment: Path) -> None:
     before = listed()
     run(sys.executable, SCRIPTS / "slim.py", environment, cwd=environment)
     assert "numpy/tests/test_reloading.py" in before - listed()
+    tests = {file for file in before - listed() if file.endswith(".so")}
+    assert {file.partition(".")[0] for file in tests} >= {
+        "numpy/_core/_multiarray_tests",
+        "numpy/_core/_simd",
+    }
+    assert not [file for file in tests if file.partition(".")[0].endswith("_umath")]
     assert "numpy/__init__.py" in listed()
     assert run(python, "-I", "-c", WRONG_RECORDS, cwd=environment).stdout == ""
     run(python, "-c", "import numpy, httptools", cwd=environment)
+
+
+@pytest.mark.parametrize("with_flask", [False, True])
+def test_mlflows_server_goes_where_it_cannot_be_imported(
+    environment: Path, with_flask: bool
+) -> None:
+    packages, python = site_packages(environment), environment / "bin/python"
+    options = ("--quiet", "--no-deps", "--python", python, "--link-mode", "copy")
+    uv("pip", "install", *options, "mlflow-skinny>=3.16,<4", cwd=environment)
+    if with_flask:
+        install(packages, "flask", {"flask/__init__.py": ""})
+    run(sys.executable, SCRIPTS / "slim.py", environment, cwd=environment)
+    assert (packages / "mlflow/server/__init__.py").exists() == with_flask
+    assert (packages / "mlflow/tracking/client.py").exists()
+    assert run(python, "-I", "-c", WRONG_RECORDS, cwd=environment).stdout == ""
 
 
 def install(packages: Path, name: str, files: dict[str, str]) -> None:
@@ -118,10 +173,8 @@ def test_a_dependency_that_lacks_a_module_ends_the_build(
     environment: Path, files: dict[str, str], reason: str
 ) -> None:
     install(site_packages(environment), "my_store", files)
-    (environment / "pyproject.toml").write_text(
-        '[project]\ndependencies = []\n[dependency-groups]\napi = ["my-store>=1"]\n'
-    )
-    rehearse = (environment / "bin/python", SCRIPTS / "rehearse.py")
+    (environment / "requirements.txt").write_text("# named in pyproject.toml: my-store\n")
+    rehearse = (environment / "bin/python", SCRIPTS / "rehearse.py", "requirements.txt")
     found = run(*rehearse, cwd=environment, check=False)
     assert found.returncode == 1
     assert found.stderr.startswith(
@@ -145,7 +198,6 @@ def test_what_only_the_container_has_is_not_missed(
     environment: Path, files: dict[str, str]
 ) -> None:
     install(site_packages(environment), "my_store", files)
-    (environment / "pyproject.toml").write_text(
-        '[project]\ndependencies = ["My.Store"]\n[dependency-groups]\n'
-    )
-    run(environment / "bin/python", SCRIPTS / "rehearse.py", cwd=environment)
+    (environment / "requirements.txt").write_text("# named in pyproject.toml: my-store\n")
+    rehearse = (environment / "bin/python", SCRIPTS / "rehearse.py", "requirements.txt")
+    run(*rehearse, cwd=environment)

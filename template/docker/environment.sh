@@ -1,10 +1,8 @@
 #!/bin/sh
-# Fill /app/.venv with the locked versions of a dependency group, and make it small.
-# Arguments: those of requirements.py.
+# Fill /app/.venv with what requirements.txt lists, and make it small.
 set -eu
-python3 /docker/requirements.py "$@" >/tmp/requirements.txt
 uv venv --quiet /app/.venv
-uv pip sync --quiet --python /app/.venv --require-hashes /tmp/requirements.txt
+uv pip sync --quiet --python /app/.venv --require-hashes requirements.txt
 rm -f /app/.venv/.lock
 python3 /docker/slim.py /app/.venv
-PYTHONPYCACHEPREFIX=/app/.pycache /app/.venv/bin/python /docker/rehearse.py
+PYTHONPYCACHEPREFIX=/app/.pycache /app/.venv/bin/python /docker/rehearse.py requirements.txt

@@ -1,6 +1,8 @@
 """Import what a container imports before it is ready, so that the image holds its bytecode.
 
-    PYTHONPYCACHEPREFIX=/app/.pycache ENVIRONMENT/bin/python rehearse.py
+    PYTHONPYCACHEPREFIX=/app/.pycache ENVIRONMENT/bin/python rehearse.py REQUIREMENTS
+
+REQUIREMENTS is the list of requirements.py, whose first line says what pyproject.toml names.
 
 A read-only container cannot write bytecode, and starts three times as slowly without. That of
 everything would cost the API's image 80 MB; this costs 60 (with a compiled model inside 15), and
@@ -18,7 +20,6 @@ import pkgutil
 import re
 import sys
 import tempfile
-import tomllib
 from importlib.metadata import Distribution, distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,7 +69,7 @@ STRAY = {"benchmarks", "conftest", "docs", "examples", "scripts", "setup", "test
 
 def main() -> None:
     """Import everything of that kind which this environment has."""
-    for distribution in own_dependencies():
+    for distribution in own_dependencies(Path(sys.argv[1])):
         for name in modules_of(distribution):
             import_own(name, distribution.name)
     late = [name for library, names in LATE.items() if find_spec(library) for name in names]
@@ -91,11 +92,10 @@ def import_own(module: str, distribution: str) -> None:
         pass  # it wants what only the container will have
 
 
-def own_dependencies() -> list[Distribution]:
+def own_dependencies(requirements: Path) -> list[Distribution]:
     """Everything here that pyproject.toml names, so that your own libraries count too."""
-    content = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
-    groups = [content["project"]["dependencies"], *content["dependency-groups"].values()]
-    named = {normal(entry) for group in groups for entry in group if isinstance(entry, str)}
+    first, _, _ = requirements.read_text(encoding="utf-8").partition("\n")
+    named = set(first.partition(": ")[2].split())
     found = [one for one in distributions() if normal(one.name) in named]
     return sorted(found, key=lambda one: normal(one.name))
 
@@ -118,9 +118,9 @@ def modules_of(distribution: Distribution) -> list[str]:
     ]
 
 
-def normal(requirement: str) -> str:
-    """The normalised name of a distribution in a requirement such as `PyYAML>=6`."""
-    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement, maxsplit=1)[0]).lower()
+def normal(name: str) -> str:
+    """The normalised name of a distribution such as `PyYAML`."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def families_of_estimators() -> list[str]:

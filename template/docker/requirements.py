@@ -2,8 +2,8 @@
 
     python requirements.py [--lean] OPTIONS OF uv export
 
-With `--lean` without what an API never asks for (40 MB), unless another package needs it, or
-pyproject.toml names it.
+The first line names those that pyproject.toml names itself. With `--lean` without what an API
+never asks for (40 MB), unless another package needs it, or pyproject.toml names it.
 """
 
 import json
@@ -22,27 +22,39 @@ NEEDLESS = {
 LOCKED = ("--frozen", "--quiet", "--no-default-groups")
 
 
-def needless(groups: list[str]) -> list[str]:
-    """Find those that are there for that one package alone."""
+Tree = dict[str, set[str]]
+"""Which packages need a package, by its name; the project is one of them."""
+
+
+def read_tree(groups: list[str]) -> tuple[str, Tree]:
+    """Ask uv for the name of the project, and for what needs what."""
     command = ["uv", "tree", *LOCKED, *groups, "--format", "json"]
     command += ["--preview-features", "json-output"]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-    nodes = json.loads(output)["resolution"]  # the project is one of them
-    needed_by: dict[str, set[str]] = {}
+    tree = json.loads(output)
+    nodes = tree["resolution"]
+    needed_by: Tree = {}
     for node in nodes.values():
         for dependency in node["dependencies"]:
             needed_by.setdefault(nodes[dependency["id"]]["name"], set()).add(node["name"])
-    return [name for name, parent in NEEDLESS.items() if needed_by.get(name) == {parent}]
+    return nodes[tree["roots"][0]["id"]]["name"], needed_by
 
 
 def main() -> None:
+    """Print them for the arguments of the command line."""
     options = sys.argv[1:]
-    prune: list[str] = []
-    if options[0] == "--lean":
-        options = options[1:]
-        prune = [f"--prune={name}" for name in needless(options)]
-    # Versions and hashes without addresses, so that any index that has them will do.
-    command = ["uv", "export", *LOCKED, "--no-emit-project", *options, *prune]
+    is_lean = options[0] == "--lean"
+    groups = options[1:] if is_lean else options
+    project, needed_by = read_tree(groups)
+    needless = [
+        name for name, parent in NEEDLESS.items() if is_lean and needed_by.get(name) == {parent}
+    ]
+    named = sorted(name for name, parents in needed_by.items() if project in parents)
+    print("# named in pyproject.toml:", *named, flush=True)
+    # Versions and hashes alone: any index that has them will do, and nothing else that changes in
+    # the project changes the list.
+    command = ["uv", "export", *LOCKED, "--no-emit-project", "--no-header", "--no-annotate"]
+    command += groups + [f"--prune={name}" for name in needless]
     subprocess.run(command, check=True)
 
 

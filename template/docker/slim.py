@@ -2,12 +2,13 @@
 
     python slim.py ENVIRONMENT
 
-- Test suites, headers and sources of the big libraries go (api: 51 MB).
+- Test suites, headers and sources of the big libraries go (api: 53 MB).
 - Symbol tables and debug information of extension modules go (api: 29 MB, half of
   it uvloop's; pyarrow 32 MB).
 - Where numpy and scipy ship the same library, the second becomes a link (up to 3 MB).
-- onnxruntime's library for C programs goes (35 MB), which its Python module holds once more, and
-  its tools for graphs (4 MB) go where onnx, without which they cannot be imported, is left out.
+- onnxruntime's library for C programs goes (35 MB), which its Python module holds once more.
+- Parts of a library that cannot be imported without another one, which is not there, go:
+  onnxruntime's tools for graphs (4 MB) without onnx, MLflow's server (1 MB) without Flask.
 
 Whatever could be imported before can be imported afterwards, so every estimator of every
 library still loads. Each RECORD lists what is left, so that scanners agree with it.
@@ -28,7 +29,13 @@ LIBRARIES = (
     *("httptools", "joblib", "mlflow", "narwhals", "numpy", "pandas", "pyarrow", "scipy"),
     *("sklearn", "skops", "uvloop"),
 )
-ONNX_TOOLS = ("backend", "quantization", "tools", "transformers")
+PARTS = {
+    "flask": ("mlflow/server",),
+    "onnx": tuple(
+        f"onnxruntime/{name}" for name in ("backend", "quantization", "tools", "transformers")
+    ),
+}
+"""What cannot be imported without the library that is named first."""
 SOURCES = {".a", ".c", ".cpp", ".exe", ".h", ".hpp", ".pxd", ".pxi", ".pyi", ".pyx", ".tp"}
 
 
@@ -38,8 +45,16 @@ def drop_tests_and_sources(library: Path) -> None:
     for folder in [path for path in folders if path.is_dir()]:
         shutil.rmtree(folder, ignore_errors=True)  # one may hold another
     for file in library.rglob("*"):
-        if file.suffix in SOURCES:
+        if file.suffix in SOURCES or is_extension_for_tests(file):
             file.unlink()
+
+
+def is_extension_for_tests(file: Path) -> bool:
+    """Whether a file is an extension module that the library's test suite alone imports."""
+    name = file.name.partition(".")[0]
+    # numpy/_core/_simd.so gives instructions of the processor to its tests.
+    is_for_tests = name == "_simd" or name.startswith("_test_") or name.endswith("_tests")
+    return file.suffix == ".so" and is_for_tests
 
 
 def strip(libraries: list[Path]) -> None:
@@ -51,9 +66,9 @@ def strip(libraries: list[Path]) -> None:
     if program is None:
         print("strip (binutils) is not installed: the image is larger", file=sys.stderr)
         return
-    for library in libraries:
-        # It refuses what is not a library of this machine, and leaves that alone.
-        subprocess.run([program, "--strip-unneeded", library], check=False, capture_output=True)
+    if libraries:
+        # It refuses what is not a library of this machine, leaves that alone, and goes on.
+        subprocess.run([program, "--strip-unneeded", *libraries], check=False, capture_output=True)
 
 
 def link_twins(packages: Path) -> None:
@@ -77,11 +92,12 @@ def drop_second_onnxruntime(packages: Path) -> None:
                 library.unlink()
 
 
-def drop_tools_for_onnx(packages: Path) -> None:
-    """Delete onnxruntime's tools where onnx, without which they cannot be imported, is not."""
-    if not (packages / "onnx").exists():
-        for name in ONNX_TOOLS:
-            shutil.rmtree(packages / "onnxruntime" / name, ignore_errors=True)
+def drop_parts_that_cannot_be_imported(packages: Path) -> None:
+    """Delete parts of libraries where what they need is not."""
+    for needed, parts in PARTS.items():
+        if not (packages / needed).exists():
+            for part in parts:
+                shutil.rmtree(packages / part, ignore_errors=True)
 
 
 def stand_in_for_databricks(packages: Path) -> None:
@@ -117,7 +133,7 @@ def main() -> None:
     for name in LIBRARIES:
         drop_tests_and_sources(packages / name)
     drop_second_onnxruntime(packages)
-    drop_tools_for_onnx(packages)
+    drop_parts_that_cannot_be_imported(packages)
     stand_in_for_databricks(packages)
     # auditwheel has rewritten what lies in *.libs; that is left alone.
     found = [path for path in packages.rglob("*.so*") if path.is_file() and not path.is_symlink()]

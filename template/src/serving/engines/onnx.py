@@ -120,7 +120,9 @@ class OnnxEngine(Engine):
         try:
             import onnxruntime
         except ImportError:
-            raise NotCompiledError("onnxruntime is not installed here") from None
+            raise NotCompiledError(
+                "onnxruntime is not installed here (uv add --group api onnxruntime)"
+            ) from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what goes wrong is raised
