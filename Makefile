@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 # Two modules at a time: most tests wait for one process that they have started.
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30 --durations-min=10
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-fast test-framework bench bench-image lint format lock clean

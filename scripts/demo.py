@@ -1,18 +1,23 @@
 """From this checkout to a prediction: render, install, train, serve, ask.
 
-Runs the commands that a user would type, on a project rendered with the default answers
-into build/demo, and stops the server at the end. Exits 1 and says what failed otherwise.
+Runs the commands that a user would type, on a project rendered with the default answers into
+build/demo. On a terminal the server runs until Ctrl-C; otherwise it is stopped at the end. Exits 1
+and says what failed when a step fails.
 """
 
+import contextlib
+import csv
 import json
 import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +51,8 @@ def main() -> int:
     except DemoError as error:
         print(f"\nThe demo failed: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     print(f"\nAll of it worked. The project is yours to look at: {PROJECT.relative_to(ROOT)}")
     return 0
 
@@ -67,7 +74,10 @@ def train() -> str:
 
 
 def serve_and_ask(run_id: str) -> None:
-    """Serve the run on a free port, send one row and a batch, and print the answers."""
+    """Serve the run on a free port, send one row and a batch, and print the answers.
+
+    On a terminal, the server then runs until Ctrl-C.
+    """
     port = free_port()
     command = ["run", "mmp", "serve-api", "--run-id", run_id, "--port", str(port)]
     command = [find_uv_bin(), *command, "--host", "127.0.0.1"]
@@ -80,12 +90,15 @@ def serve_and_ask(run_id: str) -> None:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
             wait_until_ready(client, server)
             openapi = client.get("/openapi.json").json()
-            row = openapi["components"]["schemas"]["PredictionRequest"]["example"]
-            post(client, "/predict", row)
-            post(client, "/predict/batch", {"samples": [row, row]})
-            for path in ("/docs", "/openapi.json"):
-                expect_ok(client.get(path))
-                print(f"{client.base_url.join(path)}")
+            request = openapi["components"]["schemas"]["PredictionRequest"]
+            post(client, "/predict", request["example"])
+            post(client, "/predict/batch", {"samples": penguins(request["properties"])})
+            expect_ok(client.get("/docs"))
+            if sys.stdin.isatty() and sys.stdout.isatty():
+                print(f"The server is still running: {client.base_url.join('/docs')}")
+                print("Press Ctrl-C to stop it.", flush=True)
+                with contextlib.suppress(KeyboardInterrupt):
+                    server.wait()
     except (httpx.HTTPError, KeyError, ValueError) as error:
         raise DemoError(f"{type(error).__name__}: {error}\n{end_of_log()}") from error
     finally:
@@ -94,6 +107,22 @@ def serve_and_ask(run_id: str) -> None:
             server.wait(timeout=30)
         except subprocess.TimeoutExpired:
             server.kill()
+
+
+def penguins(columns: Collection[str]) -> list[dict[str, Any]]:
+    """Three rows of the example's data: the first, the middle and the last one."""
+    with (PROJECT / "data" / "penguins.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    some = (rows[0], rows[len(rows) // 2], rows[-1])
+    return [{name: value(row[name]) for name in columns} for row in some]
+
+
+def value(cell: str) -> Any:
+    """A cell as JSON has it: null, a number or text."""
+    try:
+        return json.loads(cell or "null")
+    except ValueError:
+        return cell
 
 
 def wait_until_ready(client: httpx.Client, server: subprocess.Popen[bytes]) -> None:

@@ -350,7 +350,10 @@ def test_a_model_that_is_not_compiled_is_refused(
     tmp_path: Path,
 ) -> None:
     model = shutil.copytree(model, tmp_path / "model", ignore=shutil.ignore_patterns("compiled"))
-    reason = "engine onnx: the model is not compiled ('mmp compile' does that, or says why not)"
+    reason = (
+        "engine onnx: the model is not compiled; "
+        "'mmp compile' (stage compile) converts it or says why not"
+    )
     target = ("--target", "compiled-with-model", "--build-context", f"model={model}")
     refused = run("docker", "build", "--progress", "plain", *target, ".", cwd=project, check=False)
     assert refused.returncode != 0

@@ -19,6 +19,7 @@ import pytest
 from conftest import Render
 from helpers import LONG, ROOT, run, uv
 from serving import client, free_port, serve, start, wait_for_workers, wait_until
+from uv import find_uv_bin
 
 pytestmark = pytest.mark.slow
 
@@ -272,6 +273,46 @@ def test_a_start_removes_what_killed_servers_have_left(
         with serve(project, *options, TMPDIR=str(tmp_path)):
             assert not left.exists()
         assert "model_ready 2.0" in http.get("/metrics").text
+
+
+def test_the_command_that_training_prints_opens_mlflows_ui(project: Path) -> None:
+    output = uv("run", "mmp", "train", cwd=project).stdout
+    run_id = output.partition("run_id: ")[2].split()[0]
+    assert f"Next: uv run mmp serve-api --run-id {run_id}\n" in output
+    _, *command = output.partition("MLflow's UI: ")[2].split()
+    url = f"http://127.0.0.1:{free_port()}"
+    arguments = (*command, "--port", url.rpartition(":")[2])
+    with running(find_uv_bin(), *arguments, cwd=project, url=f"{url}/health"):
+        assert "<title>MLflow</title>" in httpx.get(url, trust_env=False).text
+        asked = {"run_id": run_id}
+        address = f"{url}/api/2.0/mlflow/runs/get"
+        found = httpx.get(address, params=asked, trust_env=False, timeout=60).json()
+        assert found["run"]["info"]["run_id"] == run_id
+
+
+def test_a_tracking_server_does_not_have_the_run(
+    project: Path, mlflow: Path, tmp_path: Path
+) -> None:
+    """It answers, so that there is nothing to wait for; and the latest run is its own."""
+    uri = f"http://127.0.0.1:{free_port()}"
+    command = (mlflow, "server", "--port", uri.rpartition(":")[2], "--workers", "1")
+    store = ("--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--serve-artifacts")
+    files = ("--artifacts-destination", tmp_path / "artifacts")
+    with running(*command, *store, *files, cwd=tmp_path, url=f"{uri}/health"):
+        mmp, environment = project / ".venv/bin/mmp", {"MLFLOW_TRACKING_URI": uri}
+        output = run(mmp, "train", cwd=project, env=environment).stdout
+        run_id = output.partition("run_id: ")[2].split()[0]
+        with serve(project, "--run-id", "0" * 32, settled=503, MLFLOW_TRACKING_URI=uri) as http:
+            assert "the store has no such model" in http.get("/ready").json()["detail"]
+            assert http.get("/health").status_code == 200
+        assert f"latest runs with a model: {run_id}" in (project / "server.log").read_text()
+        listed = run(mmp, "runs", cwd=project, env=environment).stdout.splitlines()
+        assert listed[1].split()[0] == run_id
+        assert listed[1].split()[-1] == "yes"
+        with serve(
+            project, "--run-id", "latest", "--workers", "2", MLFLOW_TRACKING_URI=uri
+        ) as http:
+            assert http.get("/model").json()["run_id"] == run_id
 
 
 def test_a_tracking_server_may_come_late_go_away_and_come_back(

@@ -99,7 +99,7 @@ def store(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> An
         mlflow.register_model(f"runs:/{made.usual}/model", "iris")
         mlflow.register_model(f"runs:/{made.named}/iris-model", "iris")
         mlflow.register_model(f"runs:/{made.older}/model", "iris")
-        mlflow.MlflowClient().set_registered_model_alias("iris", "champion", 2)
+        mlflow.MlflowClient().set_registered_model_alias("iris", "champion", "2")
     logged = SqliteStore(project / "mlflow.db").model(f"runs:/{made.usual}/model")
     made.model_id = mlmodel.read(logged.path).model_id
     return made
@@ -178,8 +178,9 @@ def test_get_model_is_the_same_both_ways(
     if name := serving.get("model_run_id"):
         serving = {"model_run_id": getattr(store, name, name)}
     answers = []
-    for way in (lambda: None, through_mlflow):
-        way()
+    for change in (None, through_mlflow):
+        if change:
+            change()
         with TestClient(create_app(settings_of(store.project, **serving))) as client:
             wait_until_loaded(client)
             answers.append(client.get("/model").json())
@@ -204,7 +205,7 @@ settings = Settings(
     serving=ServingSettings(model_run_id={store.usual!r}),
     mlflow=MLflowSettings(tracking_uri="sqlite:///mlflow.db"),
 )
-print(load_model(settings).version, "mlflow" in sys.modules)
+print(load_model(settings).model_id, "mlflow" in sys.modules)
 """
     answer = subprocess.run(
         [sys.executable, "-c", code], cwd=store.project, capture_output=True, text=True, check=True
@@ -367,7 +368,7 @@ def test_a_project_may_be_moved_or_copied(
     client.log_text(new.run_id, "here", "note.txt")
     assert Path(new.artifact_uri, "note.txt").is_relative_to(moved)
     for uri in uris(store):
-        assert mlmodel.read(mlflow.model(uri).path).run_id
+        assert mlmodel.read(mlflow.model(uri).path).is_sklearn
     _same(SqliteStore(moved / "mlflow.db"), mlflow)
 
 

@@ -432,7 +432,7 @@ def test_a_value_that_training_never_saw_is_no_error(orders: pd.DataFrame) -> No
         (
             {"target_column": "tier", "values": {"nope": 1}},
             RecipeError,
-            "model.hyperparameters.values: ",
+            "model.hyperparameters.values.nope: LogisticRegression has no such hyperparameter",
         ),
         (
             {"target_column": "member", "feature_columns": ["tier"]},

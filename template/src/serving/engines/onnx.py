@@ -83,7 +83,7 @@ def read(model: StoredModel) -> Compiled:
         compiled = Compiled.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         raise NotCompiledError(
-            "the model is not compiled ('mmp compile' does that, or says why not)"
+            "the model is not compiled; 'mmp compile' (stage compile) converts it or says why not"
         ) from None
     except (OSError, ValidationError) as exc:
         raise NotCompiledError(f"{DIRECTORY}/{DESCRIPTION} cannot be read") from exc
