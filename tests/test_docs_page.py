@@ -65,7 +65,7 @@ class Page:
 
     def execute_example(self) -> dict[str, object]:
         """Predict the example by clicking, and return the answer that the page shows."""
-        predict = "#operations-model-predict_predict_post"
+        predict = "#operations-model-predict"
         self.click(f"{predict} .opblock-summary-control")
         self.click(f"{predict} .try-out__btn")
         self.click(f"{predict} .execute")

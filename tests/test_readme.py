@@ -253,8 +253,9 @@ def test_commands_of_the_templates_readme(template: Path, tmp_path: Path) -> Non
         script = "\n".join(["set -e", f'PATH="{uv_directory}:$PATH"', *map(ours, setup)])
         output = run("bash", "-c", script, cwd=home).stdout
         if "serve-api" in last:
-            [run_id] = re.findall(r"^run_id: (\w+)$", output, re.MULTILINE)
-            with serve(home / "myproj", "--run-id", run_id) as http:
+            assert "run_id: " in output
+            _, options = last.split(" serve-api ")
+            with serve(home / "myproj", *options.split()) as http:
                 asked = curl.replace("http://127.0.0.1:8000/", str(http.base_url))
                 assert '"prediction":"Adelie"' in run("bash", "-c", asked, cwd=home).stdout
         assert (home / "myproj/README.md").exists()
