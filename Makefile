@@ -1,9 +1,9 @@
-# Everything runs from Python 3.11+, git and make: the tools are installed into .venv.
+# Only Python 3.11+, git and make are needed: the tools are installed into .venv.
 
 PYTHON ?= $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
-# Two modules at a time: most tests wait for one process that they have started.
+# Two modules at a time, because most tests wait for a process that they have started.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30 --durations-min=10
 
 .DEFAULT_GOAL := help
@@ -12,48 +12,48 @@ PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-demo: .venv/ready ## Render a project, train it, serve it, ask it for predictions
+demo: .venv/ready ## Render a project, train a model, serve it and request predictions
 	$(BIN)/python scripts/demo.py
 
-test: lint ## Everything: lint, and the rendered projects' own checks
+test: lint ## Run everything: lint and all tests except the long sweeps
 	$(PYTEST)
 
-test-all: lint ## As test, with the long sweeps; hours
+test-all: lint ## Like test, with the long sweeps; takes hours
 	LONG_TESTS=1 $(PYTEST)
 
-test-fast: .venv/ready ## The quick tests: no installed project, no Docker
+test-fast: .venv/ready ## Run the quick tests, without installed projects and Docker
 	$(PYTEST) -m "not slow and not docker"
 
-test-framework: .venv/ready ## The framework's own tests, in a project rendered into build/framework; TESTS=... for some
+test-framework: .venv/ready ## Run the framework's tests in a project in build/framework; TESTS=... selects some
 	rm -rf build/framework
 	$(BIN)/python -W ignore -m copier copy --defaults --quiet --vcs-ref HEAD . build/framework
 	cd build/framework && git init --quiet && $(abspath $(BIN))/uv run --quiet --with pytest-xdist pytest -q -n 2 \
 		-c pyproject.toml --confcutdir=$(CURDIR)/tests/framework $(or $(TESTS),$(CURDIR)/tests/framework)
 
-bench: .venv/ready ## Measure the API beside others; see benchmarks/README.md
+bench: .venv/ready ## Compare the API with others; see benchmarks/README.md
 	$(BIN)/python -m benchmarks.serving $(if $(SYSTEMS),--systems $(SYSTEMS)) $(if $(SECONDS),--seconds $(SECONDS))
 
-bench-image: .venv/ready ## Measure the images beside others; needs Docker, takes minutes
+bench-image: .venv/ready ## Compare the images with others; needs Docker, takes minutes
 	$(BIN)/python benchmarks/images.py
 
-lint: .venv/ready ## Check format, style, types and workflows of the template itself
+lint: .venv/ready ## Check format, style, types and workflows of the template
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/actionlint
 	$(BIN)/zizmor --offline --quiet .github
 
-format: .venv/ready ## Rewrite the template's own Python as lint wants it
+format: .venv/ready ## Format the template's Python and fix its style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# The environment of pip and uv is set aside: the lock holds what the public index has.
-lock: .venv/ready ## Renew requirements.lock from requirements.in
+# uv's index settings are ignored, because the lock must match the public index.
+lock: .venv/ready ## Update requirements.lock from requirements.in
 	env -u UV_FIND_LINKS -u UV_INDEX -u UV_DEFAULT_INDEX $(BIN)/uv pip compile --no-config --quiet \
 		--upgrade --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command "make lock" --output-file requirements.lock requirements.in
 
-clean: ## Remove what was built here
+clean: ## Remove all build output
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache
 
 .venv/ready: requirements.lock

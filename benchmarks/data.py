@@ -1,10 +1,10 @@
 """The data of the benchmark: run with a rendered project's Python.
 
 python data.py make DIRECTORY COLUMNS   writes data.csv, recipe.yaml and rows.json
-python data.py label DIRECTORY MODEL    writes labels.json: what the pipeline itself answers
+python data.py label DIRECTORY MODEL    writes labels.json: the pipeline's own answers
 
-Ten columns of real data: nine means of cell nuclei from scikit-learn's breast cancer set, and
-its tenth, in words. Wider tables repeat those ten with noise.
+The table has ten columns of real data, the means of scikit-learn's breast cancer set: nine are
+numbers, the tenth is in words. Wider tables repeat these ten columns with noise.
 """
 
 import json
@@ -19,7 +19,7 @@ from sklearn.datasets import load_breast_cancer
 GROUP = 10
 ROWS = 4096
 CHECKED = 32
-"""So many answers of a system are compared with the pipeline's own, before it is measured."""
+"""How many answers of a system are compared with the pipeline's own before it is measured."""
 WORDS = ("low", "medium", "high", "extreme")
 LAP = "#####"  # see load.py
 
@@ -52,7 +52,7 @@ def make(directory: Path, columns: int) -> None:
 
     again = means.iloc[random.integers(len(means), size=ROWS)].reset_index(drop=True)
     noisy = again * random.normal(1, 0.05, again.shape)
-    # Each value as JSON has it; the first leaves place for what makes a request unique.
+    # Each value as JSON; the first has room for the mark that makes a request unique.
     texts = _widen(noisy, columns // GROUP, random).map(json.dumps)
     texts.iloc[:, 0] = noisy.iloc[:, 0].map(lambda value: f"{value:.4f}{LAP}")
     rows = {"columns": list(texts.columns), "rows": texts.to_numpy().tolist()}
@@ -60,7 +60,7 @@ def make(directory: Path, columns: int) -> None:
 
 
 def _widen(means: pd.DataFrame, times: int, random: np.random.Generator) -> pd.DataFrame:
-    """Groups of nine numbers and a word: the first as it is, the others with noise."""
+    """Groups of nine numbers and a word: the first unchanged, the others with noise."""
     groups = []
     for index in range(times):
         group = means
@@ -74,7 +74,7 @@ def _widen(means: pd.DataFrame, times: int, random: np.random.Generator) -> pd.D
 
 
 def label(directory: Path, model: str) -> None:
-    """Write what the logged pipeline answers for the first rows, with nothing around it."""
+    """Write the answers of the logged pipeline, called directly, for the first rows."""
     import mlflow.sklearn
 
     content: Any = json.loads((directory / "rows.json").read_text())

@@ -1,5 +1,5 @@
-# What `make bench-image` compares with: one image with everything, in one stage, as the
-# predecessor of this template had it. Its context is a rendered project.
+# One image with everything, built in one stage as in this template's predecessor;
+# `make bench-image` compares it with the project's images. Its context is a rendered project.
 ARG BASE_IMAGE=python:3.11-slim
 FROM ${BASE_IMAGE}
 ARG GROUPS=""
@@ -7,7 +7,7 @@ ENV PIP_NO_CACHE_DIR=1 \
     HOST=0.0.0.0
 WORKDIR /app
 COPY . .
-# --group takes pip 25.1.
+# --group needs pip 25.1.
 RUN pip install --upgrade "pip>=25.1" \
     && pip install . $(printf -- "--group %s " ${GROUPS})
 EXPOSE 8000

@@ -1,10 +1,10 @@
-"""`make bench-image`: what the images of a rendered project cost, beside two others.
+"""`make bench-image`: measure the images of a rendered project, and two others for comparison.
 
-Renders the template as it is in the working tree, trains on the example's data, builds the
-project's images, the one of `mlflow models generate-dockerfile` for the same model and one
-with everything in it (everything.Dockerfile), measures them one after the other, and puts
-the table into benchmarks/README.md. Needs a Docker engine and base images (.ci/run makes both);
-takes about ten minutes.
+Renders the template from the working tree and trains on the example's data. Builds the project's
+images, the image of `mlflow models generate-dockerfile` for the same model, and one image with
+everything (everything.Dockerfile). Measures them one after the other, and writes the table into
+benchmarks/README.md. Needs a Docker engine and base images (.ci/run makes both); takes about ten
+minutes.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ LOAD_SECONDS = 10
 GZIP_LEVEL = 6
 LIBRARIES = ("fastapi", "mlflow-skinny", "scikit-learn", "pandas", "numpy", "onnxruntime")
 
-# What the caller's shell has activated is none of the project's business.
+# The project must not see an environment that is active in the caller's shell.
 ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
@@ -57,7 +57,7 @@ ENVIRONMENT = {
 
 @dataclass
 class Service:
-    """How a container of an image is started and asked."""
+    """How to start a container of an image and how to query it."""
 
     port: int
     ready: str
@@ -68,7 +68,7 @@ class Service:
 
 @dataclass
 class Candidate:
-    """A row of the table: an image, and how it is run if it serves anything."""
+    """A row of the table: an image, and how to run it if it is a server."""
 
     name: str
     image: str
@@ -77,7 +77,7 @@ class Candidate:
 
 @dataclass
 class Figures:
-    """What was measured of one image: bytes and seconds."""
+    """The measurements of one image, in bytes and seconds."""
 
     size: int
     compressed: int
@@ -88,9 +88,9 @@ class Figures:
 
 
 def main() -> None:
-    """Build everything, then measure everything, then write it down."""
+    """Build everything, then measure everything, then write the report."""
     client = docker.from_env()
-    remove_images(client)  # of a run that was interrupted
+    remove_images(client)  # those of an interrupted run
     render()
     model = train()
     try:
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def render() -> None:
-    """Copy the template as it is in the working tree, uncommitted changes included."""
+    """Render the template from the working tree, including uncommitted changes."""
     shutil.rmtree(WORK, ignore_errors=True)
     options = ["--defaults", "--quiet", "--vcs-ref", "HEAD"]
     run(sys.executable, "-W", "ignore", "-m", "copier", "copy", *options, ROOT, PROJECT)
@@ -116,15 +116,15 @@ def render() -> None:
 
 
 def train() -> Path:
-    """Train on the example's recipe and return the directory of the model, compiled."""
+    """Train the example's recipe and return the directory of the compiled model."""
     run(find_uv_bin(), "run", "mmp", "train", cwd=PROJECT)
     [logged] = PROJECT.glob("mlruns/*/models/*/artifacts/MLmodel")
     return logged.parent
 
 
 def candidates(client: docker.DockerClient, compiled: Path) -> list[Candidate]:
-    """Build the images, one at a time: ours, MLflow's, the one with everything."""
-    # Without its compiled form, for the rows that are served natively, and for other systems.
+    """Build the images, one at a time: ours, MLflow's, and the one with everything."""
+    # The model without its compiled form, for the rows served natively and for other systems.
     without = shutil.ignore_patterns("compiled")
     model: Path = shutil.copytree(compiled, WORK / "model", ignore=without)
     python = (PROJECT / ".python-version").read_text().strip()
@@ -159,19 +159,19 @@ def candidates(client: docker.DockerClient, compiled: Path) -> list[Candidate]:
 
 
 def mounted(model: Path) -> dict[str, Any]:
-    """Options of a container that finds its model in a volume."""
+    """Options of a container with its model in a volume."""
     return {"volumes": [f"{model}:/model:ro"], "environment": {"MODEL_URI": "/model"}}
 
 
 def build(name: str, *options: str | Path, context: Path = PROJECT) -> str:
-    """Build an image and return its tag. Layers that were built before are taken as they are."""
+    """Build an image and return its tag. Layers in the build cache are reused."""
     tag = f"bench-image:{name}"
     run("docker", "build", "--quiet", "--tag", tag, *options, context)
     return tag
 
 
 def build_generated(tracking: str, model: Path, base: str) -> str:
-    """The image of `mlflow models generate-dockerfile`, run where MLflow is: our own image."""
+    """Build the Dockerfile that MLflow generates; the generator runs in our tracking image."""
     output = WORK / "generated"
     output.mkdir()
     command = ["models", "generate-dockerfile", "--env-manager", "local"]
@@ -189,14 +189,14 @@ def build_generated(tracking: str, model: Path, base: str) -> str:
 
 
 def build_everything(base: str) -> str:
-    """The image with everything, of all dependency groups that the project has."""
+    """Build the image with everything, with all dependency groups of the project."""
     groups = tomllib.loads((PROJECT / "pyproject.toml").read_text())["dependency-groups"]
     arguments = ("--build-arg", f"GROUPS={' '.join(groups)}", "--build-arg", f"BASE_IMAGE={base}")
     return build("everything", "--file", ROOT / "benchmarks/everything.Dockerfile", *arguments)
 
 
 def remove_images(client: docker.DockerClient) -> None:
-    """Remove what build() has made; Docker's build cache stays."""
+    """Remove the images from build(); Docker's build cache is kept."""
     for image in client.images.list("bench-image"):
         image.remove(force=True)
 
@@ -213,7 +213,7 @@ def example(client: docker.DockerClient, api: str, model: Path) -> Any:
 
 
 def measure(client: docker.DockerClient, row: Candidate, gzipped: dict[str, int]) -> Figures:
-    """Measure one image; where it serves something, a few starts and a load as well."""
+    """Measure one image; for a server, also a few starts and a load."""
     print(f"measuring {row.name}", flush=True)
     attributes = client.images.get(row.image).attrs
     layers = len(attributes["RootFS"]["Layers"])
@@ -231,10 +231,10 @@ def measure(client: docker.DockerClient, row: Candidate, gzipped: dict[str, int]
 
 
 def compressed_size(client: docker.DockerClient, image: str, gzipped: dict[str, int]) -> int:
-    """The sum of the image's layers, each gzipped as a registry keeps it.
+    """The sum of the image's layers, each gzipped as in a registry.
 
     Args:
-        gzipped: Sizes of layers by digest, which images have in common; it is added to.
+        gzipped: Cache of layer sizes by digest, as images share layers; new sizes are added.
     """
     with tempfile.TemporaryFile() as file:
         for chunk in client.images.get(image).save():
@@ -250,7 +250,7 @@ def compressed_size(client: docker.DockerClient, image: str, gzipped: dict[str, 
 
 
 def gzipped_size(archive: tarfile.TarFile, member: str) -> int:
-    """How many bytes a member of the archive takes, gzipped."""
+    """The size of a gzipped member of the archive, in bytes."""
     compressor = zlib.compressobj(GZIP_LEVEL, wbits=31)
     content = archive.extractfile(member)
     assert content
@@ -261,7 +261,7 @@ def gzipped_size(archive: tarfile.TarFile, member: str) -> int:
 
 
 def seconds_to_ready(client: docker.DockerClient, image: str, service: Service) -> float:
-    """From the order to run a container to its first answer that it is ready."""
+    """Seconds from `docker run` to the first answer that the container is ready."""
     before = time.monotonic()
     with started(client, image, service):
         return time.monotonic() - before
@@ -271,7 +271,7 @@ def seconds_to_ready(client: docker.DockerClient, image: str, service: Service) 
 def started(
     client: docker.DockerClient, image: str, service: Service
 ) -> Iterator[tuple[Container, int]]:
-    """A container that is ready, and its port on loopback; it is removed at the end."""
+    """Run a container until the block ends; yield it when it is ready, with its loopback port."""
     port = free_port()
     ports = {f"{service.port}/tcp": ("127.0.0.1", port)}
     container = client.containers.run(image, detach=True, ports=ports, **service.options)
@@ -283,7 +283,7 @@ def started(
 
 
 def wait_until_ready(container: Container, port: int, path: str) -> None:
-    """Ask until the answer is 200; the port is open before the server listens."""
+    """Query until the answer is 200; the port is open before the server listens."""
     deadline = time.monotonic() + READY_WITHIN_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError, http.client.HTTPException):
@@ -303,7 +303,7 @@ def memory(container: Container) -> int:
 
 
 def memory_under_load(container: Container, port: int, service: Service) -> int:
-    """The most memory seen while clients ask for predictions, each as fast as it is answered."""
+    """The maximum of memory while clients request predictions in a closed loop."""
     deadline = time.monotonic() + LOAD_SECONDS
     failures: list[str] = []
 
@@ -329,7 +329,7 @@ def memory_under_load(container: Container, port: int, service: Service) -> int:
 def ask(
     port: int, path: str, body: Any = None, connection: http.client.HTTPConnection | None = None
 ) -> tuple[int, str]:
-    """Send a request, a POST if it has a body, and return status and text of the answer."""
+    """Send a request, a POST if it has a body; return the status and text of the response."""
     connection = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     headers = {"Content-Type": "application/json"}
     content = None if body is None else json.dumps(body)
@@ -342,7 +342,7 @@ def ask(
 
 
 def table(measured: list[tuple[Candidate, Figures]]) -> str:
-    """The figures in Markdown."""
+    """The figures as a Markdown table."""
     head = ["image", "size", "compressed", "layers", "start to ready", "memory idle", "under load"]
     rows = [
         [
@@ -366,7 +366,7 @@ def megabytes(value: int | None) -> str:
 
 
 def notes(client: docker.DockerClient, rows: list[Candidate]) -> str:
-    """What the figures were measured on and with."""
+    """The machine and the software of the measurement."""
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     lines = [
         f"Machine: {os.cpu_count()} cores ({processor()}), {memory_gb:.0f} GB of memory, "
@@ -380,7 +380,7 @@ def notes(client: docker.DockerClient, rows: list[Candidate]) -> str:
 
 
 def by_versions(client: docker.DockerClient, rows: list[Candidate]) -> dict[str, list[str]]:
-    """Which of the images that answer predictions have which versions."""
+    """The versions in the images that answer predictions."""
     found: dict[str, list[str]] = {}
     for row in rows:
         if row.service and row.service.predict:
@@ -395,7 +395,7 @@ def processor() -> str:
 
 
 def versions(client: docker.DockerClient, image: str) -> str:
-    """Python and the libraries of an image, by version."""
+    """The versions of Python and the libraries in an image."""
     script = (
         "import contextlib, platform, sys; from importlib.metadata import *\n"
         "print('Python', platform.python_version())\n"
@@ -408,7 +408,7 @@ def versions(client: docker.DockerClient, image: str) -> str:
 
 
 def stand_ins(client: docker.DockerClient, rows: list[Candidate]) -> list[str]:
-    """A line if a base image is none of the official ones (see .ci/base-image)."""
+    """A note if a base image is not an official one (see .ci/base-image)."""
     names = [
         row.image
         for row in rows

@@ -1,16 +1,16 @@
-"""A load generator that is quicker than what it measures: HTTP/1.1 over asyncio's protocols.
+"""A load generator that is faster than the servers it measures: HTTP/1.1 on asyncio's protocols.
 
-Python's HTTP clients cost more per request than the servers here, so requests are bytes that
-were made before, and httptools, in C, finds where an answer ends. One process, one thread, uvloop.
+Python's HTTP clients cost more per request than the servers here. So the bytes of requests are
+prepared, and httptools, written in C, parses the answers. One process, one thread, uvloop.
 
 - Closed loop: each of `clients` connections sends its next request when it has its answer.
-- Open loop: requests arrive at random (Poisson) at a fixed rate, whatever the server does, each
-  on a connection that is free or new. Latency counts from when a request was meant to be
-  sent, so a server that stalls is charged for everybody who waits meanwhile (no "coordinated
-  omission"); a request without an answer at the end counts with the age that it has reached.
+- Open loop: requests arrive at random (Poisson) at a fixed rate, regardless of what the server
+  does, each on a free or a new connection. Latency counts from when a request was due, so the
+  figures include everybody who waits while a server stalls (no "coordinated omission"). A request
+  without an answer at the end counts with its age.
 
-No request is sent twice: `#####` in a body, which stands within a number, becomes the count of
-how often the pool of bodies was gone through.
+No request is sent twice: the mark `#####`, part of a number in a body, is replaced by the lap, the
+number of times that the pool of bodies has been used.
 """
 
 import argparse
@@ -32,19 +32,19 @@ import uvloop
 
 LAP = "#####"
 MOST_CONNECTIONS = 512
-"""In the open loop; arrivals beyond that wait for a free one, and their wait counts."""
+"""The most connections of an open loop. Further arrivals wait for a free one; the wait counts."""
 GRACE_SECONDS = 5
-"""How long after its end an open loop waits for answers."""
+"""How long an open loop waits for answers after its end."""
 
 
 @dataclass
 class Result:
-    """What one load has measured; latencies in milliseconds, of answers with status 200."""
+    """The result of one load; latencies are in milliseconds, of answers with status 200."""
 
     mode: str
     clients: int = 0
     rate: float = 0
-    """Open loop: requests per second that were meant to be sent."""
+    """Open loop: requests per second that were due."""
     seconds: float = 0
     answered: int = 0
     per_second: float = 0
@@ -55,21 +55,21 @@ class Result:
     unanswered: int = 0
     """Open loop: requests that had no answer at the end."""
     errors: dict[str, int] = field(default_factory=dict)
-    """Count by status, or by what happened to the connection."""
+    """Counts by status, or by what happened to the connection."""
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection with at most one request under way."""
+    """One keep-alive connection with at most one request in flight."""
 
     def __init__(self, done: Callable[["Connection", int | str], None]) -> None:
         self.done = done
         self.since = 0.0
-        """When the request under way was sent, or was meant to be sent."""
+        """When the request in flight was sent, or was due."""
         self.busy = False
         self.transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.WriteTransport, transport)  # uvloop's is none by its type
+        self.transport = cast(asyncio.WriteTransport, transport)  # uvloop's has another type
         self.parser = httptools.HttpResponseParser(self)
 
     def send(self, request: bytes, since: float) -> None:
@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
             self.done(self, "connection lost")
 
     def close(self) -> None:
-        """Close it; a request under way is given up."""
+        """Close it; a request in flight is abandoned."""
         if self.transport:
             self.transport.abort()
             self.transport = None
@@ -105,14 +105,14 @@ class Connection(asyncio.Protocol):
 
 @dataclass
 class Target:
-    """Where requests go and what they are."""
+    """The address and the bodies of requests."""
 
     port: int
     path: str
     bodies: Sequence[str]
 
     def requests(self) -> Iterator[bytes]:
-        """Requests without end, no two of them the same if the bodies have the mark `#####`."""
+        """Requests without end; all differ if the bodies have the mark `#####`."""
         head = f"POST {self.path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
         head += "Content-Type: application/json\r\nAccept: */*\r\nContent-Length: "
         pool = [
@@ -125,7 +125,7 @@ class Target:
                 yield mark.join(parts)
 
     async def connect(self, done: Callable[[Connection, int | str], None]) -> Connection:
-        """A new connection, which calls `done` with the status of each answer."""
+        """Open a connection that calls `done` with the status of each answer."""
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(
             lambda: Connection(done), "127.0.0.1", self.port
@@ -162,7 +162,7 @@ class _Tally:
 
 
 async def closed_loop(target: Target, clients: int, warm_up: float, seconds: float) -> Result:
-    """Load with `clients` connections for `warm_up` and then `seconds` that count."""
+    """Load with `clients` connections: `warm_up` seconds, then `seconds` that are measured."""
     start = perf_counter() + warm_up
     tally = _Tally(start, start + seconds)
     requests = target.requests()
@@ -201,13 +201,13 @@ async def closed_loop(target: Target, clients: int, warm_up: float, seconds: flo
 
     connections: list[Connection] = []
     tasks = [asyncio.create_task(run()) for _ in range(clients)]
-    try:  # a server that answers no more must not keep us
+    try:  # a server that stops answering must not block the end
         await asyncio.wait_for(finished.wait(), warm_up + seconds + GRACE_SECONDS)
     except TimeoutError:
         tally.errors["no answer"] += sum(connection.busy for connection in connections)
         for task in tasks:
             if task.done():
-                task.result()  # raises what has gone wrong here
+                task.result()  # raises errors of our own code
     for connection in connections:
         connection.busy = False
         connection.close()
@@ -215,7 +215,7 @@ async def closed_loop(target: Target, clients: int, warm_up: float, seconds: flo
 
 
 async def open_loop(target: Target, rate: float, warm_up: float, seconds: float) -> Result:
-    """Load with `rate` arrivals a second, for `warm_up` and then `seconds` that count."""
+    """Load with `rate` arrivals per second: `warm_up` seconds, then `seconds` that are measured."""
     arrivals = random.Random(0)
     start = perf_counter() + warm_up
     tally = _Tally(start, start + seconds)
@@ -242,7 +242,7 @@ async def open_loop(target: Target, rate: float, warm_up: float, seconds: float)
             connection = free.pop()
             if connection.transport:
                 connection.send(next(requests), waiting.popleft())
-            else:  # the server has closed it meanwhile
+            else:  # the server has closed it
                 opened.discard(connection)
         while opening < len(waiting) and len(opened) + opening < MOST_CONNECTIONS:
             opening += 1
@@ -291,10 +291,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--path", required=True)
-    parser.add_argument("--bodies", type=Path, required=True, help="a JSON body a line")
-    parser.add_argument("--clients", type=int, help="closed loop with so many connections")
-    parser.add_argument("--rate", type=float, help="open loop with so many requests a second")
-    parser.add_argument("--warm-up", type=float, default=2, help="seconds that do not count")
+    parser.add_argument(
+        "--bodies", type=Path, required=True, help="file with one JSON body per line"
+    )
+    parser.add_argument("--clients", type=int, help="closed loop: number of connections")
+    parser.add_argument("--rate", type=float, help="open loop: requests per second")
+    parser.add_argument("--warm-up", type=float, default=2, help="seconds that are not measured")
     parser.add_argument("--seconds", type=float, default=10, help="seconds that count")
     given = parser.parse_args()
     target = Target(given.port, given.path, given.bodies.read_text().splitlines())

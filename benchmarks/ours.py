@@ -1,16 +1,16 @@
-"""The systems that are ours: a rendered project, with each engine that it has."""
+"""Our own systems: a rendered project with each of its engines."""
 
 from benchmarks.systems import System
 
 ENGINES = {"compiled": "onnx", "native": "native"}
-"""What an environment is called, and the value of `--engine`."""
+"""The names of environments, and the value of `--engine`."""
 GROUPS = {"compiled": "compiled", "native": "api"}
-"""The dependency group of the project that is installed there."""
+"""The dependency group of the project installed in the environment."""
 WIDE = (100, 300)
 
 
 def systems() -> list[System]:
-    """Both engines with one worker and with two, and with wider tables."""
+    """Both engines with one and with two workers, and with wider tables."""
     return [
         *(_system(name, workers=workers) for name in ENGINES for workers in (1, 2)),
         *(_system(name, columns=columns) for columns in WIDE for name in ENGINES),

@@ -17,12 +17,12 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
 CLIENTS = 32
-INK = "#7d8590"  # is read on white and on black
+INK = "#7d8590"  # readable on white and on black
 COLOURS = {"ours": "#2f81f7", "peer": "#8b949e", "ceiling": "#c69026"}
 
 
 def main(results: Path, plot: Path) -> None:
-    """Draw the systems that were measured with ten columns, the quickest at the top."""
+    """Draw the systems measured with ten columns, the fastest at the top."""
     rows = []
     for system in json.loads(results.read_text())["systems"]:
         for load in () if system["failure"] else system["loads"]:
@@ -56,7 +56,7 @@ def _bars(axes: Any, titles: Any, values: Any, colours: Any, label: str) -> None
     axes.bar_label(bars, [f"{v:,.0f}" if v >= 10 else f"{v:.1f}" for v in values], padding=3)
     axes.set_xscale("log")
     axes.margins(y=0.01)
-    axes.set_xlim(min(values) / 2, max(values) * 6)  # place for the figures
+    axes.set_xlim(min(values) / 2, max(values) * 6)  # room for the figures
     axes.set_title(label, fontsize=9)
     axes.tick_params(which="both", length=0, labelbottom=False)
     axes.spines[:].set_visible(False)

@@ -1,4 +1,4 @@
-"""Servers as processes: start one, wait for its first right answer, weigh it, end all of it."""
+"""Server processes: start one, wait until it is ready, measure its memory, end all processes."""
 
 import contextlib
 import http.client
@@ -17,7 +17,7 @@ from typing import Any
 READY_WITHIN_SECONDS = 90
 STOP_WITHIN_SECONDS = 10
 
-# What the caller's shell has activated or configured is none of a server's business.
+# A server must not see environments or settings of the caller's shell.
 _FOREIGN = (
     *("API_KEY", "BENTOML_", "CONFIG_PATH", "DATA_PATH", "ENGINE", "HOST", "LOG_", "MAX_"),
     *("MLFLOW_", "MODEL", "PORT", "PYTHON", "RECIPE_PATH", "UV_P", "VIRTUAL_ENV", "WORKERS"),
@@ -26,7 +26,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 
 
 class SystemFailed(Exception):
-    """A system cannot be installed or started, or answers wrongly; the message says why."""
+    """A system cannot be installed or started, or gives wrong answers; the message says why."""
 
 
 @dataclass
@@ -39,9 +39,9 @@ class Server:
     started: float
 
     def ask(self, path: str, body: str) -> tuple[int, Any]:
-        """Post a body; status, and content where it is JSON.
+        """Post a body; return the status, and the content if it is JSON.
 
-        Raises `OSError` or `http.client.HTTPException` where no answer comes.
+        Raises `OSError` or `http.client.HTTPException` if there is no answer.
         """
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with contextlib.closing(connection):
@@ -54,7 +54,7 @@ class Server:
                 return answer.status, text
 
     def wait(self, path: str, body: str) -> float:
-        """Ask until the answer is 200; seconds from the start of the process.
+        """Query until the answer is 200; return the seconds since the start of the process.
 
         Raises `SystemFailed` with the end of the log.
         """
@@ -70,16 +70,16 @@ class Server:
         raise SystemFailed(f"it was not ready in {READY_WITHIN_SECONDS} s: {last!s:.200}")
 
     def tail(self) -> str:
-        """The last line of its log that names an exception, or else the last of all."""
+        """The last line of its log that names an exception, or else the last line."""
         lines = self.log.read_text(errors="replace").strip().splitlines() or ["no log"]
         errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
         return (errors or lines)[-1].strip()[:300]
 
     def memory(self) -> int:
-        """Bytes of all its processes together, shared pages counted once (PSS)."""
+        """The memory of all its processes in bytes; shared pages count once (PSS)."""
         total = 0
         for pid in tree(self.process.pid):
-            with contextlib.suppress(OSError):  # it has ended meanwhile
+            with contextlib.suppress(OSError):  # the process has ended
                 for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
                     if line.startswith("Pss:"):
                         total += int(line.split()[1]) * 1024
@@ -90,7 +90,7 @@ class Server:
 def serving(
     command: Sequence[str], port: int, cwd: Path, environment: Mapping[str, str]
 ) -> Iterator[Server]:
-    """Run a server until the block ends; then end each process that it has started."""
+    """Run a server until the block ends; then end all processes that it has started."""
     log = cwd / "server.log"
     with log.open("w") as output:
         started = time.monotonic()
@@ -110,12 +110,12 @@ def serving(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the first process, and SIGKILL to what is left of its tree."""
+    """Send SIGTERM to the first process, and SIGKILL to what is left of its process tree."""
     everyone = tree(process.pid)
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_WITHIN_SECONDS)
-    # Some start sessions of their own, so that a signal to the group would miss them.
+    # Some processes start their own session, so a signal to the group would miss them.
     for pid, born in everyone.items():
         if _stat(pid)[1] == born:
             with contextlib.suppress(ProcessLookupError):
@@ -126,7 +126,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def tree(root: int) -> dict[int, int]:
-    """The ids of a process and of all that descend from it, each with when it began."""
+    """The ids of a process and all its descendants, each with its start time."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -141,7 +141,7 @@ def tree(root: int) -> dict[int, int]:
 
 
 def _stat(pid: int) -> tuple[int, int]:
-    """Parent and start time (clock ticks) of a process; -1 where there is none."""
+    """Parent and start time (clock ticks) of a process; -1 if there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -150,7 +150,7 @@ def _stat(pid: int) -> tuple[int, int]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on at this moment."""
+    """A port that is currently free."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port

@@ -1,10 +1,10 @@
-"""Where the time of one request goes: run with a rendered project's Python.
+"""Measure where the time of one request goes; run with a rendered project's Python.
 
 python profile_request.py BODIES   prints the median microseconds of each part as JSON
 
 `MODEL_URI`, `ENGINE` and `CONFIG_PATH` name the model, as for `mmp serve-api`. Every part is the
-project's own object, called as its route calls it; the whole is the ASGI application, without a
-server and without sockets.
+project's own object, called as in its route. The whole is the ASGI application, without a server
+and without sockets.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ def _parts(model: Any, bodies: list[bytes]) -> dict[str, float]:
 
 
 def _median(function: Callable[[Any], object], arguments: list[Any]) -> float:
-    """Median seconds of a call, each with another argument, after some that do not count."""
+    """Median seconds of a call, each with a different argument, after a warm-up."""
     times = []
     end = perf_counter() + 1.2 * SECONDS
     gc.collect()
@@ -85,7 +85,7 @@ def _median(function: Callable[[Any], object], arguments: list[Any]) -> float:
 
 
 async def _whole(app: Any, bodies: list[bytes]) -> tuple[float, float]:
-    """Median seconds of a request to the ASGI application, with the access log and without."""
+    """Median seconds of a request to the ASGI application, with and without the access log."""
     log = logging.getLogger(ACCESS_LOG)
     scope = {
         "type": "http",
@@ -109,7 +109,7 @@ async def _whole(app: Any, bodies: list[bytes]) -> tuple[float, float]:
     times: tuple[list[float], list[float]] = ([], [])
     end = perf_counter() + 2.4 * SECONDS
     for turn in range(2 * MOST):
-        log.disabled = bool(turn % 2)  # in turns, so that a busy moment meets both
+        log.disabled = bool(turn % 2)  # alternates, so that a busy moment affects both
         body = bodies[turn % len(bodies)]
         messages = [{"type": "http.request", "body": body, "more_body": False}]
         length = str(len(body)).encode()
@@ -123,7 +123,7 @@ async def _whole(app: Any, bodies: list[bytes]) -> tuple[float, float]:
         async def receive(messages: list[dict[str, Any]] = messages) -> dict[str, Any]:
             if messages:
                 return messages.pop()
-            return await asyncio.Future[dict[str, Any]]()  # the caller stays
+            return await asyncio.Future[dict[str, Any]]()  # the client stays connected
 
         started = perf_counter()
         await app({**scope, "headers": headers, "state": {}}, receive, send)

@@ -1,4 +1,4 @@
-"""Tables in Markdown of what `make bench` has measured."""
+"""Markdown tables of the results of `make bench`."""
 
 import math
 import os
@@ -13,13 +13,13 @@ from benchmarks.load import Result
 
 YARDSTICK = "mlflow-models-serve"
 WIDE = 10
-"""More columns than this are a table of their own."""
+"""Results with more columns than this have their own table."""
 LIBRARIES = (
     *("bentoml", "fastapi", "litserve", "mlflow", "mlflow-skinny", "mlserver"),
     *("mlserver-mlflow", "mlserver-sklearn", "modern-ml-pipeline", "numpy", "onnxruntime"),
     *("pandas", "pydantic", "scikit-learn", "skl2onnx", "starlette", "uvicorn", "uvloop"),
 )
-"""Whose versions are told."""
+"""The libraries whose versions are listed."""
 
 System = dict[str, Any]
 """A `serving.Figures` as JSON."""
@@ -88,7 +88,7 @@ def summary(results: dict[str, Any]) -> str:
 
 
 def line(result: Result) -> str:
-    """One result in words, for whoever waits."""
+    """One result in words, to show progress."""
     parts = [f"{_number(result.per_second)} requests/s", f"p50 {_number(result.p50)} ms"]
     parts += [f"p95 {_number(result.p95)} ms", f"p99 {_number(result.p99)} ms"]
     if trouble := _trouble(result):
@@ -197,7 +197,8 @@ def _notes(results: dict[str, Any]) -> str:
             if one["failure"]
         ),
         *(
-            f"{one['title']} is not taken apart: {one['not_profiled'].replace('|', '/')}"
+            f"{one['title']}, parts of a request: not measured: "
+            f"{one['not_profiled'].replace('|', '/')}"
             for one in results["systems"]
             if one["not_profiled"]
         ),
@@ -237,7 +238,7 @@ def _rate(system: System) -> float:
 
 
 def _number(value: float) -> str:
-    """Two significant digits below ten, else whole."""
+    """Two significant digits below ten, otherwise a whole number."""
     if math.isnan(value):
         return "-"
     if value >= 9.95:
@@ -254,7 +255,7 @@ def _seconds(starts: list[float]) -> str:
 
 
 def _load(result: Result) -> str:
-    """Which load it was."""
+    """Name the load."""
     if result.mode == "open":
         return f"{result.rate:g}/s"
     return f"{result.clients} client{'s' * (result.clients > 1)}"
@@ -265,7 +266,7 @@ def _errors(loads: list[Result]) -> str:
 
 
 def _trouble(result: Result) -> str:
-    """What went wrong, by status or kind."""
+    """The errors, by status or kind."""
     counts = dict(result.errors)
     if result.unanswered:
         counts["unanswered"] = result.unanswered
@@ -276,7 +277,7 @@ def _trouble(result: Result) -> str:
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """The machine of the measurement."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     processor = found[1] if found else platform.processor() or "unknown"
@@ -286,14 +287,14 @@ def machine() -> str:
 
 
 def put(file: Path, mark: str, text: str) -> None:
-    """Replace what is between the marks of a file.
+    """Replace the text between the marks in a file.
 
-    Raises `SystemExit` when they are not there.
+    Raises `SystemExit` if the marks are missing.
     """
     begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
     content = file.read_text()
     before, found, rest = content.partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
-        raise SystemExit(f"{file}: the marks {begin} and {end} are not there")
+        raise SystemExit(f"{file}: the marks {begin} and {end} are missing")
     file.write_text(f"{before}{begin}\n{text}\n{end}{after}")

@@ -1,9 +1,9 @@
-"""`make bench`: how fast a rendered project answers, beside other ways to serve the same model.
+"""`make bench`: compare the speed of a rendered project with other servers of the same model.
 
-Renders the template as it is in the working tree, trains one model there, and measures one
-system after the other, each in an environment of its own under build/bench/, which the next
-run finds again. A full run writes its tables and its plot into benchmarks/ and README.md; with
-options, it writes them into build/bench/ only.
+Renders the template from the working tree, trains one model there, and measures one system after
+the other. Each system has its own environment under build/bench/, which the next run reuses. A
+full run writes its tables and its plot into benchmarks/ and README.md; with options, it writes
+them into build/bench/ only.
 """
 
 import argparse
@@ -35,18 +35,18 @@ PROJECT = WORK / "project"
 CONFIG = PROJECT / "configs" / "development.yaml"
 ENVS = WORK / "envs"
 LIBRARIES = ("cloudpickle", "numpy", "pandas", "scikit-learn", "scipy")
-"""What every system that serves our model has in the version that trained it."""
+"""Libraries that every system with our model has in the version that trained the model."""
 SECONDS = 5.0
 WARM_UP = 3.0
 STARTS = 3
 LEAST_AGREEMENT = 0.8
-"""Of the answers of a model that a system has trained itself, with those of ours."""
+"""The smallest share of equal answers of our model and a model that a system trains itself."""
 UV = find_uv_bin()
 
 
 @dataclass
 class Figures:
-    """What was measured of one system, or why nothing was."""
+    """The measurements of one system, or why there are none."""
 
     key: str
     title: str
@@ -55,9 +55,9 @@ class Figures:
     failure: str = ""
     loads: list[Result] = field(default_factory=list)
     memory: int | None = None
-    """Bytes, PSS of all processes, at 32 clients."""
+    """PSS of all processes at 32 clients, in bytes."""
     ready: list[float] = field(default_factory=list)
-    """Seconds of each start."""
+    """Seconds until ready, for each start."""
     size: int | None = None
     """Bytes of site-packages."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Figures:
 
 @dataclass
 class Bench:
-    """What all systems have in common in one run."""
+    """What all systems share in one run."""
 
     seconds: float
     warm_up: float
@@ -97,7 +97,7 @@ class Bench:
             self.models[count] = self.train(count)
 
     def train(self, columns: int) -> Path:
-        """Train, and compile where the project can, and return the model's directory."""
+        """Train, compile if the project can, and return the model's directory."""
         data = data_of(columns)
         script = ROOT / "benchmarks" / "data.py"
         run(binary("training", "python"), "-P", script, "make", data, str(columns), cwd=WORK)
@@ -122,7 +122,7 @@ class Bench:
     # --------------------------------------------------------------------------- one system
 
     def measure(self, system: System) -> Figures:
-        """Install, start, check and measure a system; what fails is in the figures."""
+        """Install, start, check and measure a system; the figures say what failed."""
         figures = Figures(system.key, system.title, system.kind, system.columns)
         print(f"{system.title}: installing", flush=True)
         try:
@@ -140,7 +140,7 @@ class Bench:
         return figures
 
     def install(self, system: System) -> None:
-        """Make the system's environment, unless the last run has left the same one."""
+        """Make the system's environment, unless the last run left the same one."""
         if system.compiled and (reason := self.not_compiled.get(system.columns)):
             raise SystemFailed(reason)
         if system.kind == "ours":
@@ -156,7 +156,7 @@ class Bench:
             run(*command, cwd=self.directory(system), env=self.environment(system))
 
     def measure_server(self, system: System, figures: Figures) -> None:
-        """Put every load on it, then start it a few times more."""
+        """Run every load on it, then start it a few more times."""
         rows = Rows(data_of(system.columns), system.form)
         first = rows.bodies[0].replace(LAP, "00000")
         with self.serving(system) as server:
@@ -181,7 +181,7 @@ class Bench:
     def run_load(
         self, server: Server, system: System, rows: "Rows", *mode: str
     ) -> tuple[Result, int]:
-        """Run one load in a process of its own; its result, and the server's memory meanwhile."""
+        """Run one load in its own process; return its result, and the server's memory under it."""
         command = [sys.executable, "-m", "benchmarks.load", "--port", str(server.port)]
         command += ["--path", system.path, "--bodies", str(rows.file), *mode]
         command += ["--warm-up", str(self.warm_up), "--seconds", str(self.seconds)]
@@ -202,7 +202,7 @@ class Bench:
         return result, memory
 
     def profile(self, system: System, rows: "Rows") -> dict[str, float]:
-        """Take a request of ours apart, in a process without a server."""
+        """Measure the parts of a request to our system, in a process without a server."""
         settings = {
             "MODEL_URI": str(self.models[system.columns]),
             "ENGINE": ours.ENGINES[system.env],
@@ -215,7 +215,7 @@ class Bench:
         return parts
 
     def measure_in_process(self, system: System) -> list[Result]:
-        """Run what measures itself, and read its result."""
+        """Run a system that measures itself, and read its result."""
         data = data_of(system.columns)
         words = self.words(system, system.command, data=data, seconds=self.seconds)
         output = run(*words, cwd=self.directory(system), env=self.environment(system))
@@ -231,7 +231,7 @@ class Bench:
         return serving(words, port, self.directory(system), environment)
 
     def words(self, system: System, command: tuple[str, ...], **words: object) -> list[str]:
-        """A command of the system, with its words put in and its program found."""
+        """A command of the system, with its words filled in and the path of its program."""
         given = {"model": self.models[system.columns], "config": CONFIG, **words}
         program, *rest = system.filled(command, **given)
         return [str(binary(system.env, program)), *rest]
@@ -246,14 +246,14 @@ class Bench:
         }
 
     def directory(self, system: System) -> Path:
-        """Where the system's processes run; variants share it."""
+        """The working directory of the system's processes; variants share it."""
         directory = WORK / "run" / system.env
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
 
 class Rows:
-    """The pool of requests' bodies of one form, as a file for the load generator."""
+    """The request bodies of one form, as a file for the load generator."""
 
     def __init__(self, data: Path, form: str) -> None:
         content = json.loads((data / "rows.json").read_text())
@@ -264,9 +264,9 @@ class Rows:
 
 
 def check(system: System, server: Server, rows: Rows) -> None:
-    """Compare answers with what the pipeline itself says: one after the other, and all at once.
+    """Compare answers with the pipeline's own, sequentially and concurrently.
 
-    Raises `SystemFailed` when they differ.
+    Raises `SystemFailed` if they differ.
     """
     if not system.answer:
         return
@@ -281,7 +281,7 @@ def check(system: System, server: Server, rows: Rows) -> None:
 
 
 def label_of(system: System, server: Server, text: str) -> Any:
-    """Ask for one prediction, on a connection of its own."""
+    """Request one prediction on a new connection."""
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -290,7 +290,7 @@ def label_of(system: System, server: Server, text: str) -> Any:
             raise SystemFailed(f"it does not answer: {exc!r}") from None
         if status == 200 or time.monotonic() > deadline:
             break
-        time.sleep(0.1)  # one of several workers still loads the model
+        time.sleep(0.1)  # one of several workers is still loading the model
     found = answer
     try:
         for step in system.answer:
@@ -304,7 +304,7 @@ def label_of(system: System, server: Server, text: str) -> Any:
 
 
 def install(env: str, python: str, needs: list[str], overrides: tuple[str, ...] = ()) -> None:
-    """Make a virtual environment with bytecode, unless it is there with the same needs."""
+    """Make a virtual environment with bytecode, unless one with the same requirements exists."""
     path = ENVS / env
     done = path / "needs.txt"
     wanted = "\n".join([f"python {python}", *needs, *overrides])
@@ -318,25 +318,25 @@ def install(env: str, python: str, needs: list[str], overrides: tuple[str, ...] 
 
 
 def versions(env: str) -> dict[str, str]:
-    """What is installed, by name."""
+    """The installed versions, by name."""
     command = (UV, "pip", "list", "--quiet", "--format", "json", "--python", ENVS / env)
     return {one["name"]: one["version"] for one in json.loads(run(*command, cwd=WORK))}
 
 
 def site_packages(env: str) -> int:
-    """Bytes of an environment's site-packages, bytecode included."""
+    """The size of an environment's site-packages in bytes, including bytecode."""
     [directory] = (ENVS / env).glob("lib/python*/site-packages")
     files = (path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
     return sum(path.stat().st_size for path in files)
 
 
 def binary(env: str, program: str) -> Path:
-    """A program of an environment."""
+    """The path of a program in an environment."""
     return ENVS / env / "bin" / program
 
 
 def data_of(columns: int) -> Path:
-    """Where the data of a table's width is."""
+    """The directory of the data with this number of columns."""
     return WORK / "data" / str(columns)
 
 
@@ -344,7 +344,7 @@ def data_of(columns: int) -> Path:
 
 
 def main() -> None:
-    """Measure what was asked for, and write it down."""
+    """Measure the chosen systems, and write the report."""
     everything = [*ours.systems(), *read_systems()]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     keys = ", ".join(system.key for system in everything)
@@ -359,14 +359,14 @@ def main() -> None:
         if not given.systems or any(system.key.startswith(name) for name in given.systems)
     ]
     if not chosen:
-        parser.error(f"no system is called so; there are {keys}")
+        parser.error(f"there is no such system; there are {keys}")
     signal.signal(signal.SIGTERM, _leave)
     WORK.mkdir(parents=True, exist_ok=True)
     bench = Bench(given.seconds, given.warm_up, given.starts)
     try:
         bench.prepare({system.columns for system in chosen})
     except SystemFailed as exc:
-        raise SystemExit(f"the project could not be made: {exc}") from None
+        raise SystemExit(f"the project could not be set up: {exc}") from None
     measured: list[Figures] = []
     for system in chosen:
         measured.append(bench.measure(system))
@@ -383,7 +383,7 @@ def main() -> None:
 
 
 def write(results: dict[str, Any], python: str, is_full: bool) -> None:
-    """Tables and plot: for people into build/bench/, and of a full run where they are read."""
+    """Write tables and plot into build/bench/; after a full run, also into the documents."""
     parts = [report.tables(results), report.profile(results), report.summary(results)]
     (WORK / "report.md").write_text("\n\n".join(parts))
     print("\n" + "\n\n".join(parts))
@@ -399,7 +399,7 @@ def write(results: dict[str, Any], python: str, is_full: bool) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    """On SIGTERM end every process first, as on Ctrl-C."""
+    """On SIGTERM, end every process first, as on Ctrl-C."""
     raise SystemExit(128 + number)
 
 

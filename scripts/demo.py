@@ -1,8 +1,8 @@
-"""From this checkout to a prediction: render, install, train, serve, ask.
+"""From this checkout to a prediction: render, install, train, serve, predict.
 
 Runs the commands that a user would type, on a project rendered with the default answers into
-build/demo. On a terminal the server runs until Ctrl-C; otherwise it is stopped at the end. Exits 1
-and says what failed when a step fails.
+build/demo. On a terminal, the server runs until Ctrl-C; otherwise the demo stops it. If a step
+fails, prints it and exits with 1.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ PROJECT = ROOT / "build" / "demo"
 LOG = ROOT / "build" / "demo.log"
 READY_WITHIN_SECONDS = 120
 
-# What the caller's shell has activated is none of the project's business.
+# The project must not use environments that the caller's shell has activated.
 ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
@@ -53,12 +53,12 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    print(f"\nAll of it worked. The project is yours to look at: {PROJECT.relative_to(ROOT)}")
+    print(f"\nAll steps succeeded. The project is in {PROJECT.relative_to(ROOT)}")
     return 0
 
 
 def render() -> None:
-    """Copy the template as it is in the working tree, uncommitted changes included."""
+    """Copy the template from the working tree, including uncommitted changes."""
     shutil.rmtree(PROJECT, ignore_errors=True)
     options = ["--defaults", "--quiet", "--vcs-ref", "HEAD"]
     run([sys.executable, "-W", "ignore", "-m", "copier", "copy", *options, str(ROOT), str(PROJECT)])
@@ -149,7 +149,7 @@ def post(client: httpx.Client, path: str, body: Any) -> None:
 
 
 def expect_ok(response: httpx.Response) -> None:
-    """Fail with the body, which says what is wrong."""
+    """Fail with the body of an error response."""
     if not response.is_success:
         raise DemoError(f"{response.url} answered {response.status_code}: {response.text}")
 
@@ -176,7 +176,7 @@ def announce(command: list[str]) -> None:
 
 
 def end_of_log(lines: int = 30) -> str:
-    """Return the last lines that the server wrote."""
+    """Return the last lines of the server's log."""
     return "\n".join(LOG.read_text(errors="replace").splitlines()[-lines:])
 
 

@@ -1,4 +1,4 @@
-"""Fixtures: an environment of our own, the template as a repository, rendered projects."""
+"""Fixtures: an isolated environment, the template as a repository, rendered projects."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ Render = Callable[..., Path]
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep out what the caller has configured for git, Copier and Python."""
+    """Isolate the tests from the caller's configuration of git, Copier and Python."""
     home = tmp_path_factory.mktemp("settings")
     gitconfig = home / "gitconfig"
     gitconfig.write_text(
@@ -27,11 +27,11 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setenv("GIT_CONFIG_GLOBAL", str(gitconfig))
         patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
         patch.setenv("COPIER_SETTINGS_PATH", str(home / "copier.yml"))
-        # mypy takes most of its time for libraries, which are the same in every project.
+        # mypy spends most of its time on libraries, which are the same in every project.
         patch.setenv("MYPY_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "mypy"))
         for name in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "UV_PYTHON", "UV_PROJECT"):
             patch.delenv(name, raising=False)
-        # Copier runs git with plumbum, which copied the environment when it was imported.
+        # Copier runs git with plumbum, which copies the environment when it is imported.
         with plumbum.local.env():
             plumbum.local.env.clear()
             plumbum.local.env.update(os.environ)
@@ -40,16 +40,16 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The working tree as a clean repository with one commit: tests must not change it."""
+    """The working tree as a clean repository with one commit; tests must not change it."""
     return copy_template(tmp_path_factory.mktemp("template"))
 
 
 @pytest.fixture(scope="session")
 def render(copie_session: Copie, template: Path) -> Render:
-    """Render the template with the given answers; each set of answers once.
+    """Render the template with the given answers, once for each set of answers.
 
-    pytest-copie ignores unknown answers and swallows exceptions: both fail here. It always
-    trusts the template: test_answers.py has the real command.
+    pytest-copie ignores unknown answers and swallows exceptions; here both fail. It also always
+    trusts the template, so test_answers.py tests the real command.
     """
     rendered: dict[str, Path] = {}
 
@@ -69,7 +69,7 @@ def render(copie_session: Copie, template: Path) -> Render:
 
 @pytest.fixture(scope="session")
 def project(render: Render) -> Path:
-    """A project with everything, installed; tests may train in it and change no file of it."""
+    """An installed project with all stages; tests may train in it, but not change its files."""
     project = render(project_name="Shared")
     uv("sync", "--quiet", cwd=project)
     return project
@@ -77,5 +77,5 @@ def project(render: Render) -> Path:
 
 @pytest.fixture(scope="session")
 def penguins(project: Path) -> str:
-    """The run id of the example, which its recipe compiles."""
+    """The run id of the example; its recipe compiles the model."""
     return train(project)

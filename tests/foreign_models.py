@@ -1,4 +1,4 @@
-"""Log models as other people do, without this project: run with a rendered project's Python.
+"""Log models without this project, as other people do; run with a rendered project's Python.
 
 python foreign_models.py DIRECTORY
 """
@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 
 class Quantiles(mlflow.pyfunc.PythonModel):
-    """A column of every type goes in, and several named outputs come out."""
+    """A model with an input column of every type and several named outputs."""
 
     def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
         middle = model_input["binary"].map(len) + model_input["integer"].astype(float)

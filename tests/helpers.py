@@ -1,4 +1,4 @@
-"""What several test modules share: the template as a repository, and the tools by name."""
+"""Shared by several test modules: the template as a repository, and command-line tools."""
 
 import itertools
 import os
@@ -26,7 +26,7 @@ STAGE_SETS = tuple(
     for others in itertools.combinations(ALL_STAGES[1:], count)
 )
 
-# Names that must survive every file format, and what the package is then called.
+# Names that must survive every file format, and the resulting names of the package.
 AWKWARD_NAMES = {
     "two words": "two-words",
     "it's \"quoted\" & 'all'": "it-s-quoted-all",
@@ -47,7 +47,7 @@ AWKWARD_NAMES = {
     "x" * 60: "x" * 40,
 }
 
-# For the Python of an environment: prints the files that are not there, or not as RECORD says.
+# Run with an environment's Python: prints the files that are missing or differ from RECORD.
 WRONG_RECORDS = """
 import base64, hashlib, importlib.metadata
 
@@ -65,7 +65,7 @@ for distribution in importlib.metadata.distributions():
 def run(
     *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command; a failure that the caller does not expect shows its output."""
+    """Run a command; an unexpected failure shows its output."""
     result = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -98,7 +98,7 @@ def git(*arguments: str | Path, cwd: Path) -> str:
 
 
 def commit_all(repository: Path, tag: str | None = None) -> None:
-    """Commit everything in `repository`, making it one first; tag the commit."""
+    """Commit everything in `repository`, after `git init` if necessary; tag the commit."""
     if not (repository / ".git").exists():
         git("init", "--quiet", "--initial-branch=main", cwd=repository)
     git("add", "--all", cwd=repository)
@@ -108,7 +108,7 @@ def commit_all(repository: Path, tag: str | None = None) -> None:
 
 
 def copy_template(destination: Path) -> Path:
-    """Copy what the working tree has, committed or not, into a repository of its own."""
+    """Copy the working tree, including uncommitted files, into a new repository."""
     listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
     for name in filter(None, listed.split("\0")):
         source, target = ROOT / name, destination / name
@@ -128,7 +128,7 @@ def files(project: Path) -> Iterator[Path]:
 
 
 def contents(project: Path) -> dict[str, bytes]:
-    """Return what a rendered project holds, without the record of where it came from."""
+    """Return the files of a rendered project, without Copier's answers file."""
     return {
         path.as_posix(): (project / path).read_bytes()
         for path in files(project)
@@ -147,6 +147,6 @@ def data_options(**answers: Any) -> list[str]:
 
 
 def assert_questions(answers: Mapping[str, Any]) -> None:
-    """Refuse a key that is no question: Copier would ignore it, and the test test nothing."""
+    """Fail for a key that is not a question: Copier would ignore it and the test be useless."""
     unknown = answers.keys() - QUESTIONS.keys()
     assert not unknown, f"no such question in copier.yml: {sorted(unknown)}"

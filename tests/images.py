@@ -16,10 +16,10 @@ import pytest
 from docker.models.containers import Container
 from helpers import run
 
-# A label on all that this run of the tests builds, to be found by at its end.
+# A label on all images built in this test run, to find them at its end.
 SESSION = f"mmp-serving-template.tests={uuid.uuid4()}"
 
-# No rights, nothing to write, nobody to talk to.
+# No capabilities, nothing writable, no network.
 HARDENED: dict[str, Any] = {
     "read_only": True,
     "cap_drop": ["ALL"],
@@ -30,19 +30,19 @@ HARDENED: dict[str, Any] = {
 
 
 def connect() -> docker.DockerClient:
-    """Return a client of the engine; without one skip, or fail where REQUIRE_DOCKER is set."""
+    """Return a client of the engine; without an engine skip, or fail if REQUIRE_DOCKER is set."""
     try:
         client = docker.from_env()
         client.ping()
     except docker.errors.DockerException as exc:
         if os.environ.get("REQUIRE_DOCKER"):
             pytest.fail(f"REQUIRE_DOCKER is set, but no Docker engine answers: {exc}")
-        pytest.skip("no Docker engine answers")  # allowed on machines without one; not in CI
+        pytest.skip("no Docker engine answers")  # allowed on machines without an engine, not in CI
     return client
 
 
 def build(project: Path, *options: str | Path) -> str:
-    """Build an image of the project and return its id. The SDK cannot: it has no BuildKit."""
+    """Build an image of the project with BuildKit, which the SDK lacks, and return its id."""
     id_file = project / ".iid"
     label = ("--label", SESSION)
     run("docker", "build", "--quiet", "--iidfile", id_file, *label, *options, ".", cwd=project)
@@ -50,13 +50,13 @@ def build(project: Path, *options: str | Path) -> str:
 
 
 def remove_images(client: docker.DockerClient, label: str) -> None:
-    """Remove all images that have a label. The build cache stays: the next run is quick."""
+    """Remove all images with a label. The build cache is kept, so that the next run is quick."""
     for image in client.images.list(filters={"label": label}):
         image.remove(force=True)
 
 
 def layer_files(client: docker.DockerClient, image: str) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of what the image consists of: its files, and what describes it."""
+    """Yield the name and content of the image's files and of its metadata."""
     with tempfile.TemporaryFile() as saved:
         for chunk in client.images.get(image).save():
             saved.write(chunk)
@@ -74,7 +74,7 @@ def layer_files(client: docker.DockerClient, image: str) -> Iterator[tuple[str, 
 
 
 def members(archive: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield name and content of each file in an archive."""
+    """Yield the name and content of each file in an archive."""
     for member in archive:
         if member.isreg() and (content := archive.extractfile(member)):
             yield member.name, content
@@ -82,7 +82,7 @@ def members(archive: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
 
 @contextlib.contextmanager
 def started(client: docker.DockerClient, image: str, **options: Any) -> Iterator[Container]:
-    """Run a container in the background; it is removed at the end."""
+    """Run a container in the background; remove it at the end."""
     container = client.containers.run(image, detach=True, **options)
     try:
         yield container
@@ -111,7 +111,7 @@ def wait_for_health(container: Container, status: str, within_seconds: float = 6
 
 
 def ask(container: Container, path: str, body: Any = None, status: int = 200) -> Any:
-    """Send a request from inside the container, which has Python and no curl."""
+    """Send a request from inside the container, with Python because it has no curl."""
     script = (
         "import http.client, os, sys; "
         "c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT'])); "

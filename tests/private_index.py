@@ -1,4 +1,4 @@
-"""A package index behind TLS and a login, for a container to run: a directory of wheels.
+"""A package index with TLS and a login, run in a container; it serves a directory of wheels.
 
     python private_index.py WHEELS CERTIFICATE KEY LOGIN     LOGIN is user:password
 
@@ -22,13 +22,13 @@ def normal(name: str) -> str:
 
 
 class Index(http.server.BaseHTTPRequestHandler):
-    """/simple/PROJECT/ lists the wheels of a project, /wheels/FILE is one of them."""
+    """/simple/PROJECT/ lists the wheels of a project; /wheels/FILE is a wheel."""
 
     wheels: Path
     login: str
 
     def do_GET(self) -> None:
-        """Answer whoever has the login."""
+        """Answer requests that have the login."""
         expected = "Basic " + base64.b64encode(self.login.encode()).decode()
         if self.headers.get("Authorization") != expected:
             self.answer(401, b"", **{"WWW-Authenticate": 'Basic realm="index"'})
@@ -42,7 +42,7 @@ class Index(http.server.BaseHTTPRequestHandler):
         else:
             self.answer(404, b"")
 
-    do_HEAD = do_GET  # uv asks so whether it can fetch parts of a wheel; it can not
+    do_HEAD = do_GET  # uv checks whether it can fetch parts of a wheel; it cannot
 
     def links(self, project: str) -> str:
         """The page of one project: its wheels with their hashes."""
@@ -64,8 +64,8 @@ class Index(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Print method, status and path, whatever the format says."""
-        if len(args) == 3:  # of a request; errors of the connection have others
+        """Print method, status and path; ignore the format."""
+        if len(args) == 3:  # a request; connection errors have other arguments
             print(self.command, args[1], self.path, flush=True)
 
 

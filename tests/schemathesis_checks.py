@@ -1,4 +1,4 @@
-"""Hooks of Schemathesis: what the OpenAPI document promises, but for what no schema can say."""
+"""Schemathesis hooks: check the promises of the OpenAPI document that a schema can express."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ REFUSED = "the model cannot predict from these values"
 def valid_data_is_answered(
     ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case[Any]
 ) -> None:
-    """Data that fit the schema are answered, unless the model itself cannot compute with them.
+    """Valid data get an answer, unless the model itself cannot compute with them.
 
-    As Schemathesis' own check `positive_data_acceptance`, which knows no such models: a year
-    beyond nanoseconds, numbers whose sum is infinite.
+    Replaces Schemathesis' own check `positive_data_acceptance`, which has no such exception: for
+    example a year beyond nanoseconds, or numbers whose sum is infinite.
     """
     is_valid = case.meta is not None and case.meta.generation.mode.is_positive
     if is_valid and response.status_code == 422:

@@ -1,4 +1,4 @@
-"""A rendered project at work: its commands, and its server over real HTTP."""
+"""Run a rendered project: its commands, and its server over real HTTP."""
 
 import contextlib
 import os
@@ -25,14 +25,14 @@ def train(project: Path, *options: str | Path) -> str:
 
 
 def logged_model(project: Path, run_id: str) -> Path:
-    """Return the directory of the model that a run has logged into the project's local store."""
+    """Return the directory of the model that a run logged into the project's local store."""
     models = project.glob("mlruns/*/models/*/artifacts/MLmodel")
     [found] = [model.parent for model in models if run_id in model.read_text(encoding="utf-8")]
     return found
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on at this moment."""
+    """Return a port that is currently free."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port
@@ -42,9 +42,10 @@ def free_port() -> int:
 def serve(
     project: Path, *options: str | Path, settled: int = 200, **environment: str
 ) -> Iterator[httpx.Client]:
-    """Run `mmp serve-api`, wait until `/ready` answers `settled`, and yield a client of it.
+    """Run `mmp serve-api`, wait until `/ready` answers `settled`, and yield a client.
 
-    Keywords are environment variables. At the end SIGTERM must stop it in order: exit code 0.
+    Keyword arguments are environment variables. At the end SIGTERM must stop the server with exit
+    code 0.
     """
     port = free_port()
     log = project / "server.log"
@@ -64,10 +65,10 @@ def serve(
 def start(
     project: Path, log: Path, *options: str | Path, **environment: str
 ) -> subprocess.Popen[bytes]:
-    """Start `mmp serve-api`, in a process group of its own, and return at once."""
+    """Start `mmp serve-api` in its own process group, and return at once."""
     with log.open("w") as output:
         return subprocess.Popen(
-            # The command itself, not `uv run`: the signal is meant for it.
+            # The command itself, not `uv run`, because it must receive the signal.
             [project / ".venv/bin/mmp", "serve-api", *options],
             cwd=project,
             env={**os.environ, "HOST": "127.0.0.1", "DRAIN_SECONDS": "0.5", **environment},
@@ -78,19 +79,19 @@ def start(
 
 
 def client(port: int) -> httpx.Client:
-    """Return a client of a server on this machine, which threads may share."""
+    """Return a client of a local server; threads may share it."""
     return httpx.Client(
         base_url=f"http://127.0.0.1:{port}",
         trust_env=False,
         timeout=30,
-        # With a surplus of idle connections httpcore also closes some that another thread has
-        # just been given ("Bad file descriptor").
+        # When httpcore closes surplus idle connections, it may also close one that another
+        # thread has just received ("Bad file descriptor").
         limits=httpx.Limits(max_keepalive_connections=None),
     )
 
 
 def wait_until(http: httpx.Client, status: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Poll `/ready` until the model is loaded, or has failed to."""
+    """Poll `/ready` until the model is loaded or loading has failed."""
     deadline = time.monotonic() + READY_WITHIN_SECONDS
     while time.monotonic() < deadline:
         assert server.poll() is None, log.read_text()
@@ -103,7 +104,7 @@ def wait_until(http: httpx.Client, status: int, server: subprocess.Popen[bytes],
 
 
 def wait_for_workers(http: httpx.Client, count: int) -> None:
-    """Poll `/metrics` until so many workers have the model: `/ready` is one worker's answer."""
+    """Poll `/metrics` until `count` workers have the model; `/ready` is one worker's answer."""
     deadline = time.monotonic() + READY_WITHIN_SECONDS
     while f"model_ready {count}.0" not in http.get("/metrics").text:
         assert time.monotonic() < deadline, http.get("/metrics").text

@@ -25,11 +25,11 @@ REFUSED: list[tuple[str, Any, str]] = [
     (
         "project_name",
         "FastAPI",
-        "'FastAPI' would name the package 'fastapi' like one that it installs, and a package "
-        "cannot depend on itself; use another name, for example: FastAPI Service",
+        "'FastAPI' would name the package 'fastapi', like a package that it installs, and a "
+        "package cannot depend on itself; use another name, for example: FastAPI Service",
     ),
-    ("project_name", "scikit learn", "'scikit learn' would name the package 'scikit-learn' like"),
-    ("project_name", "mlflow", "'mlflow' would name the package 'mlflow' like one that it inst"),
+    ("project_name", "scikit learn", "'scikit learn' would name the package 'scikit-learn', li"),
+    ("project_name", "mlflow", "'mlflow' would name the package 'mlflow', like a package that"),
     ("stages", "[training]", "['training'] lacks 'api'; serving a model is what the project is"),
     ("stages", "[]", "[] lacks 'api'; serving a model is what the project is for, so keep it, "),
     ("project_slug", "Has Blank", "'Has Blank' is not allowed as a package and image name: use"),

@@ -1,4 +1,4 @@
-"""The load generator and the report of `make bench`, on servers that are made here."""
+"""The load generator and the report of `make bench`, tested with servers made here."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ BODIES = [f'{{"a": {row}.5{LAP}, "b": "x"}}' for row in range(7)]
 
 
 class Tiny(asyncio.Protocol):
-    """A server that keeps what it is sent, and answers as `Tiny.answer` says."""
+    """A server that records what it receives, and answers with `Tiny.answer`."""
 
     bodies: ClassVar[list[bytes]]
     answer: ClassVar[Callable[["Tiny"], None]]
@@ -49,7 +49,7 @@ class Tiny(asyncio.Protocol):
 def loaded(
     answer: Callable[[Tiny], None], load: Callable[[Target], Awaitable[Result]]
 ) -> tuple[Result, list[bytes]]:
-    """Put a load on a tiny server; the result, and the bodies that it was sent."""
+    """Put a load on a tiny server; return the result, and the bodies that the server received."""
     bodies: list[bytes] = []
 
     async def run() -> Result:
@@ -89,8 +89,8 @@ def test_errors_are_counted_and_never_measured() -> None:
     assert result.answered == pytest.approx(3 * result.errors["503"], abs=4)
 
 
-def test_an_open_loop_charges_a_stall_to_everybody_who_waits() -> None:
-    def answer(server: Tiny) -> None:  # of each second, nobody is answered in the first half
+def test_an_open_loop_counts_a_stall_for_everybody_who_waits() -> None:
+    def answer(server: Tiny) -> None:  # nobody gets an answer in the first half of each second
         loop = asyncio.get_running_loop()
         stall = max(0, 0.5 - loop.time() % 1)
         loop.call_later(stall, server.reply)
@@ -111,7 +111,7 @@ def test_an_open_loop_tells_who_was_never_answered(monkeypatch: pytest.MonkeyPat
     assert result.worst > 500
 
 
-def test_a_server_is_awaited_weighed_and_ended(tmp_path: Path) -> None:
+def test_a_server_is_awaited_measured_and_ended(tmp_path: Path) -> None:
     [bare] = [system for system in read_systems() if system.env == "constant_uvloop"]
     port = free_port()
     words = bare.filled(bare.command, port=port)

@@ -1,4 +1,4 @@
-"""The API of rendered projects against the world: generated and malformed requests over HTTP."""
+"""The API of rendered projects under generated and malformed requests over HTTP."""
 
 import json
 import random
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.slow
 MODELS = ("classes", "forest", "outputs", "clusters", "quantiles")
 EXAMPLES = 250 if LONG else 75
 CASES = 3.6 * EXAMPLES
-"""Generated for each of the models and for the example, at least."""
+"""The fewest requests that are generated for each model and for the example."""
 MALFORMED = 10_000
 SECRET = "hunter2-4711"
 
 
 @pytest.fixture(scope="module")
 def models(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of models that were logged without the project."""
+    """A directory of models logged without the project."""
     directory = tmp_path_factory.mktemp("models")
     uv("run", "python", ROOT / "tests/foreign_models.py", directory, cwd=project)
     return directory
@@ -37,7 +37,7 @@ def models(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_generated_requests_keep_to_the_openapi_document(
     project: Path, models: Path, penguins: str, name: str, tmp_path: Path
 ) -> None:
-    """No server error, no answer against the schema, no invalid request taken or valid one not."""
+    """No server error, answers fit the schema, and exactly the valid requests are accepted."""
     model = ("--run-id", penguins) if name == "penguins" else ("--model-uri", models / name)
     hooks = {"SCHEMATHESIS_HOOKS": "schemathesis_checks", "PYTHONPATH": str(ROOT / "tests")}
     with serve(project, *model, LOG_LEVEL="WARNING") as http:
@@ -58,10 +58,10 @@ def test_generated_requests_keep_to_the_openapi_document(
 
 
 def malformed(example: dict[str, Any]) -> Iterator[tuple[bytes, str]]:
-    """Yield bodies that are wrong in ever new ways, and their content type."""
+    """Yield bodies that are malformed in many ways, and their content types."""
     dice = random.Random(0)
     good = json.dumps(example).encode()
-    # Each is put where a value was.
+    # Each replaces a value.
     values = [
         *(b"1" * digits for digits in (20, 400, 5_000)),
         *(b"1e400", b"-1e400", b"1e-400", b"0x10", b"01", b"+1", b".5", b"1.", b"1e", b"--1"),
@@ -147,7 +147,7 @@ def test_malformed_bodies_are_refused_without_harm(project: Path, penguins: str)
                 statuses[status] += 1
                 assert SECRET not in text
                 assert "Traceback" not in text
-            used = used or memory()  # after the first tenth, when all is warm
+            used = used or memory()  # after the first tenth, when everything is warm
         # A flipped byte in a name or digit may leave a body valid.
         assert set(statuses) <= {200, 400, 413, 415, 422}, statuses
         assert sum(statuses.values()) == MALFORMED
@@ -156,7 +156,7 @@ def test_malformed_bodies_are_refused_without_harm(project: Path, penguins: str)
     assert SECRET not in (project / "server.log").read_text()
 
 
-def test_slow_clients_are_sent_away_and_disturb_nobody(project: Path, penguins: str) -> None:
+def test_slow_clients_time_out_and_disturb_nobody(project: Path, penguins: str) -> None:
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n{"
     with serve(project, "--run-id", penguins, REQUEST_TIMEOUT_SECONDS="2") as http:
         port = http.base_url.port
@@ -181,7 +181,7 @@ def test_workers_share_their_metrics(project: Path, penguins: str) -> None:
         port = first.base_url.port
         assert port
         for _ in range(40):
-            with client(port) as http:  # a connection each: any worker may answer
+            with client(port) as http:  # new connections, so that any worker may answer
                 assert http.get("/model").json()["run_id"] == penguins
         text = first.get("/metrics").text
         assert 'http_requests_total{method="GET",route="/model",status="200"} 40.0' in text

@@ -1,4 +1,4 @@
-"""The user's own code: every example of docs/customization.md works, and survives updates."""
+"""The user's own code: every example in docs/customization.md works, and survives updates."""
 
 import json
 import os
@@ -27,7 +27,7 @@ PENGUIN: dict[str, Any] = {
 
 
 def write_examples(project: Path) -> None:
-    """Put each code block of the guide where it says that it belongs."""
+    """Write each code block of the guide into the file that it names."""
     guide = (project / "docs/customization.md").read_text()
     places = {
         "yaml": {
@@ -97,7 +97,7 @@ def test_every_example_works(project: Path, own: str, tmp_path: Path) -> None:
         first = http.post("/predict", json=PENGUIN).json()
         heavy = PENGUIN | {"body_mass_g": 3.75, "mass_unit": "kg"}
         assert http.post("/predict", json=heavy).json() == first
-        assert first["review"] == (first["confidence"] < 0.95)  # of configs/development.yaml
+        assert first["review"] == (first["confidence"] < 0.95)  # set in configs/development.yaml
         schemas = http.get("/openapi.json").json()["components"]["schemas"]
         assert "mass_unit" in schemas["PredictionRequest"]["properties"]
         assert "review" in schemas["PredictionResponse"]["required"]
@@ -133,7 +133,7 @@ def test_an_own_engine_serves_its_models(project: Path) -> None:
 
 
 def test_an_own_engine_predicts_files(project: Path, tmp_path: Path) -> None:
-    """With hooks and without."""
+    """It does so with hooks and without."""
     source, target = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_text("flipper_length_mm\n181\n220\n")
 
@@ -183,7 +183,7 @@ def test_a_broken_module_stops_the_start_with_one_sentence(
 
 @pytest.fixture
 def image(project: Path, own: str) -> Iterator[str]:
-    """An image with the project's own code and a model of it."""
+    """An image with the project's own code and a model made with it."""
     engine = connect()
     [model] = [
         file.parent

@@ -1,6 +1,6 @@
-"""`/docs` in a real browser that reaches nothing but this machine.
+"""`/docs` in a real browser that can reach only this machine.
 
-Screenshots are left in build/docs-page/.
+The tests write screenshots into build/docs-page/.
 """
 
 import json
@@ -32,7 +32,7 @@ SECONDS = 20
 
 
 class Page:
-    """The browser, with the page of one server."""
+    """The browser, showing the page of one server."""
 
     def __init__(self, browser: Chrome, http: httpx.Client) -> None:
         self.browser = browser
@@ -40,7 +40,7 @@ class Page:
         self.wait = WebDriverWait(browser, SECONDS)
 
     def open(self) -> None:
-        """Go where a user would start: the address that the server has printed."""
+        """Open the address that the server printed, as a user would."""
         self.browser.get(self.address)
         assert urlsplit(self.browser.current_url).path == "/docs"
 
@@ -53,11 +53,11 @@ class Page:
         self.wait.until(text_to_be_present_in_element((By.CSS_SELECTOR, selector), text))
 
     def click(self, selector: str) -> None:
-        """Click what is visible."""
+        """Click a visible element."""
         self.see(selector).click()
 
     def enter(self, key: str) -> None:
-        """Answer the question for the key."""
+        """Enter the key when the page asks for it."""
         field = self.see("#key")
         field.clear()
         field.send_keys(key)
@@ -76,10 +76,10 @@ class Page:
         return answer
 
     def requests(self) -> list[dict[str, object]]:
-        """What the browser has asked for since the last call, as DevTools tells it."""
+        """The browser's requests since the last call, from DevTools."""
         told = [json.loads(entry["message"])["message"] for entry in self._log("performance")]
         sent = [one["params"] for one in told if one["method"] == "Network.requestWillBeSent"]
-        # Without what the browser has itself.
+        # Without resources of the browser itself.
         return [
             one["request"]
             for one in sent
@@ -87,7 +87,7 @@ class Page:
         ]
 
     def console(self) -> list[str]:
-        """What the console holds since the last call: errors, and what the policy has blocked."""
+        """Console messages since the last call: errors, and what the policy blocked."""
         return [entry["message"] for entry in self._log("browser")]
 
     def _log(self, kind: str) -> list[dict[str, str]]:
@@ -95,7 +95,7 @@ class Page:
         return entries
 
     def screenshot(self, name: str) -> None:
-        """Keep what the whole page looks like."""
+        """Save a screenshot of the whole page."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         height = self.browser.execute_script("return document.body.scrollHeight")
         self.browser.set_window_size(1200, min(max(height, 600) + 150, 4000))
@@ -104,9 +104,9 @@ class Page:
 
 @pytest.fixture(scope="session")
 def programs() -> tuple[str, str]:
-    """Chromium and its driver, asked for before any project is made.
+    """Chromium and its driver, checked before a project is rendered.
 
-    REQUIRE_BROWSER=1 makes their absence a failure.
+    Without them the tests are skipped, or fail if REQUIRE_BROWSER=1.
     """
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
@@ -119,7 +119,7 @@ def programs() -> tuple[str, str]:
 
 @pytest.fixture
 def browser(programs: tuple[str, str], tmp_path: Path) -> Iterator[Chrome]:
-    """A new browser, for which no name of a host but this machine's has an address."""
+    """A new browser that can resolve no host name except this machine's."""
     chromium, driver = programs
     options = ChromeOptions()
     options.binary_location = chromium

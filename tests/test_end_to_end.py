@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def orders(project: Path) -> Path:
-    """A recipe for a data set that nobody tuned anything for."""
+    """A recipe for an ordinary data set that the project is not tuned for."""
     dice = random.Random(0)
     header = ["Order No", "placed on", "quantity", "spent ($)", "고객 등급", "is-member", "class"]
     with (project / "orders.csv").open("w", newline="", encoding="utf-8") as file:
@@ -63,7 +63,7 @@ def test_example_from_training_to_prediction(project: Path, penguins: str) -> No
         answer = http.post("/predict", json=example).json()
         assert answer["prediction"] == "Adelie"
         assert answer["confidence"] > 0.5
-        assert answer["entities"] == {"penguin_id": "example"}  # none of the data
+        assert answer["entities"] == {"penguin_id": "example"}  # not from the data
 
         rows = list(csv.DictReader((project / "data/penguins.csv").open(encoding="utf-8")))
         samples = [_sample(row, set(example)) for row in rows]
@@ -93,7 +93,7 @@ def test_a_data_set_that_nobody_tuned_for(project: Path, orders: Path) -> None:
             for name, value in schema["properties"].items()
         }
         assert types == {
-            "Order No": "string",  # 00001 is no number
+            "Order No": "string",  # 00001 is not a number
             "placed on": "date-time",
             "quantity": "integer",
             "고객 등급": "string",
@@ -125,7 +125,7 @@ def test_an_api_without_training_serves_what_was_trained_elsewhere(
         assert http.post("/predict", json=example).json()["prediction"] == "Adelie"
 
 
-def test_a_run_that_is_not_there_is_told_with_those_that_are(project: Path, penguins: str) -> None:
+def test_a_missing_run_is_named_with_existing_runs(project: Path, penguins: str) -> None:
     files = ("--data-path", "data/penguins.csv", "--output-path", "none.csv")
     commands: list[tuple[str, ...]] = [("batch-inference", *files)]
     commands += [(name,) for name in ("serve-api", "check", "schema", "compile")]
@@ -148,7 +148,7 @@ def test_a_run_that_is_not_there_is_told_with_those_that_are(project: Path, peng
 def test_a_copied_project_trains_and_serves_in_its_own_place(
     project: Path, penguins: str, tmp_path: Path
 ) -> None:
-    """The paths in its store are those of the project that it was copied from."""
+    """The store of a copied project has the paths of the original project."""
     copy = tmp_path / "copy"
     shutil.copytree(project, copy, ignore=shutil.ignore_patterns(".venv*"))
     uv("sync", "--quiet", cwd=copy)
@@ -168,7 +168,7 @@ def test_a_copied_project_trains_and_serves_in_its_own_place(
 
 
 def test_mlflow_loads_the_logged_model_without_the_project(project: Path, penguins: str) -> None:
-    """What is logged depends on scikit-learn and pandas alone."""
+    """The logged model depends only on scikit-learn and pandas."""
     code = f"""
         import mlflow, sys
         mlflow.set_tracking_uri("sqlite:///mlflow.db")
@@ -182,7 +182,7 @@ def test_mlflow_loads_the_logged_model_without_the_project(project: Path, pengui
 
 
 def _sample(row: dict[str, str], names: set[str]) -> dict[str, Any]:
-    """A row of the CSV file as JSON: empty is null, and what looks like a number is one."""
+    """A row of the CSV file as JSON: empty becomes null, and numeric text becomes a number."""
 
     def value(text: str) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""The two engines of a rendered project: alike in their answers, alone and in company."""
+"""The two engines of a rendered project give the same answers, sequentially and concurrently."""
 
 import json
 import re
@@ -31,7 +31,7 @@ WRONG: list[dict[str, Any]] = [
 
 
 def requests(count: int = 640) -> list[tuple[str, Any]]:
-    """Requests to all routes: missing values, unknown categories, and every fourth one wrong."""
+    """Requests to all routes: missing values, unknown categories, and a wrong one in four."""
     found: list[tuple[str, Any]] = []
     for index in range(count):
         sample = SAMPLE | {"penguin_id": str(index), "bill_length_mm": 30 + index / 20}
@@ -52,7 +52,7 @@ def requests(count: int = 640) -> list[tuple[str, Any]]:
 
 
 def ask(http: httpx.Client, request: tuple[str, Any]) -> tuple[int, Any]:
-    """Status and document of the answer, without what differs from request to request."""
+    """The status and document of the answer, without what differs between requests."""
     answer = http.post(request[0], json=request[1])
     document = answer.json()
     document.pop("request_id", None)
@@ -66,7 +66,9 @@ def calls(http: httpx.Client) -> int:
     return int(float(found[1]))
 
 
-def test_64_at_once_are_answered_as_one_by_one(project: Path, penguins: str) -> None:
+def test_64_concurrent_requests_are_answered_as_sequential_ones(
+    project: Path, penguins: str
+) -> None:
     answers: dict[str, list[tuple[int, Any]]] = {}
     for engine, name in (("native", "sklearn"), ("onnx", "onnx")):
         with serve(project, "--run-id", penguins, "--engine", engine) as http:
@@ -76,7 +78,7 @@ def test_64_at_once_are_answered_as_one_by_one(project: Path, penguins: str) -> 
             before = calls(http)
             with ThreadPoolExecutor(64) as pool:
                 together = list(pool.map(lambda request: ask(http, request), requests()))
-            if engine == "native":  # the other is done with one before the next one comes
+            if engine == "native":  # the other finishes a request before the next one arrives
                 good = sum(status == 200 for status, _ in together)
                 assert calls(http) - before < good / 2, "nothing was shared"
         assert {200, 422} == {status for status, _ in alone}
@@ -88,7 +90,7 @@ def test_64_at_once_are_answered_as_one_by_one(project: Path, penguins: str) -> 
 
 
 def approximately(wanted: Any, tolerance: float) -> Any:
-    """Equal, but for the last digits of numbers."""
+    """Equal except for the last digits of numbers."""
     if isinstance(wanted, dict):
         return {key: approximately(value, tolerance) for key, value in wanted.items()}
     if isinstance(wanted, list | tuple):

@@ -78,7 +78,7 @@ def engine() -> Iterator[docker.DockerClient]:
 
 @pytest.fixture(scope="module")
 def project(render: Render, engine: docker.DockerClient) -> Path:
-    """A project with everything, a lock, and things that no image may hold."""
+    """A project with all stages, a lock, and files that no image may contain."""
     project = render(project_name="Image")
     uv("sync", "--quiet", cwd=project)
     (project / ".env").write_text("PASSWORD=hunter2\n")
@@ -93,9 +93,9 @@ def model(project: Path) -> Path:
 
 @pytest.fixture(scope="module", params=["3.11", "3.13"])
 def images(request: pytest.FixtureRequest, project: Path) -> dict[str, str]:
-    """The image of each stage; 3.11 from uv.lock, 3.13 without one.
+    """The image of each stage; for 3.11 from uv.lock, for 3.13 without a lock.
 
-    On 3.13 without those that `training` comprises.
+    For 3.13, stages that are part of `training` have no image.
     """
     version = ("--build-arg", f"PYTHON_VERSION={request.param}")
     lock = project / "uv.lock"
@@ -148,10 +148,10 @@ def test_images_hold_only_what_they_need(
             image,
             "which pip pip3 uv curl wget gcc cc make git;"
             "python -m pip --version 2>/dev/null;"
-            "find / -xdev -perm /6000 -type f;"  # rights to gain
+            "find / -xdev -perm /6000 -type f;"  # setuid and setgid files
             "find / -xdev -name .env -o -name 'penguins.csv' -o -name '*.lock' -path '/app/*';"
             "ls -A /var/lib/apt/lists; find /usr -xdev -name '*.pyc';"  # read from /app/.pycache
-            "find /app -not -user 0 -o -perm /022 -not -type l;"  # others' files, open ones
+            "find /app -not -user 0 -o -perm /022 -not -type l;"  # writable or not root's
             "find /app -type d -name tests -path '*/scipy/*'",
             user="0",
         )
@@ -164,7 +164,7 @@ def test_images_hold_only_what_they_need(
 
 @needs_docker
 def test_records_agree_with_the_files(engine: docker.DockerClient, images: dict[str, str]) -> None:
-    """So do scanners and whatever lists what an image is made of."""
+    """Scanners and SBOM tools rely on the records."""
     for stage, image in images.items():
         python = ["python", "-I", "-c"]
         printed = engine.containers.run(image, [WRONG_RECORDS], entrypoint=python, remove=True)
@@ -173,7 +173,7 @@ def test_records_agree_with_the_files(engine: docker.DockerClient, images: dict[
 
 @pytest.fixture(scope="module")
 def with_storage(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project, whose user has added what it takes to load a model from gs://."""
+    """The project with a dependency of the user's, to load a model from gs://."""
     changed = tmp_path_factory.mktemp("storage") / "project"
     ignore = shutil.ignore_patterns(".venv", "mlruns", "mlflow.db")
     shutil.copytree(project, changed, ignore=ignore)
@@ -185,7 +185,7 @@ def with_storage(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_what_a_dependency_of_the_users_needs_is_in_the_image(
     engine: docker.DockerClient, with_storage: Path
 ) -> None:
-    """The API needs no google-auth; google-cloud-storage does."""
+    """The API does not need google-auth, but google-cloud-storage does."""
     image = build(with_storage, "--target", "compiled")
     script = (
         "from google.cloud.storage import Client; Client.create_anonymous_client();"
@@ -207,7 +207,7 @@ def test_a_dependency_that_cannot_be_imported_ends_the_build(with_storage: Path)
     script.write_text(text)
     assert refused.returncode != 0
     reason = "cannot be imported: No module named 'google.auth'"
-    assert f"google-cloud-storage, which pyproject.toml names, {reason}" in refused.stderr
+    assert f"google-cloud-storage, which pyproject.toml lists, {reason}" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
@@ -230,7 +230,7 @@ def test_a_mistake_ends_the_container_with_one_sentence(
 ) -> None:
     with started(engine, images["api"], **HARDENED) as container:
         assert container.wait(timeout=60)["StatusCode"] == 2
-        assert container.logs().decode().startswith("mmp: no model is named")
+        assert container.logs().decode().startswith("mmp: no model is given")
 
 
 @needs_docker
@@ -240,7 +240,7 @@ def test_sigterm_ends_training(engine: docker.DockerClient, images: dict[str, st
     with started(engine, images["training"], command=waiting, **options) as container:
         time.sleep(3)  # until it reads its recipe
         container.stop(timeout=20)
-        assert container.wait()["StatusCode"] == 143  # 137 would be killed
+        assert container.wait()["StatusCode"] == 143  # 137 would mean killed
 
 
 @needs_docker
@@ -252,9 +252,9 @@ def test_an_image_with_its_model_serves_without_network(
         schemas = ask(container, "/openapi.json")["components"]["schemas"]
         example: dict[str, Any] = schemas["PredictionRequest"]["example"]
         assert ask(container, "/predict", example)["prediction"] == "Adelie"
-        assert ask(container, "/model")["engine"]["name"] == "onnx"  # as it is compiled
+        assert ask(container, "/model")["engine"]["name"] == "onnx"  # because it is compiled
         container.stop(timeout=20)
-        assert container.wait()["StatusCode"] == 0  # in order, not killed
+        assert container.wait()["StatusCode"] == 0  # a clean stop, not killed
         assert "Finished server process" in container.logs().decode()
 
 
@@ -307,7 +307,7 @@ def test_a_compiled_model_answers_as_the_native_image_does(
     model: Path,
     compiled_with_model: str,
 ) -> None:
-    """Inside the image or mounted, without network, on a read-only root, for any user."""
+    """It does so with the model inside or mounted, offline, on a read-only root, as any user."""
     mounted = {
         "volumes": [f"{model}:/model:ro"],
         "environment": {"MODEL_URI": "/model"},
@@ -364,15 +364,20 @@ def test_a_model_that_is_not_compiled_is_refused(
     quick = {"interval": 10**9, "timeout": 3 * 10**9, "retries": 1, "start_period": 10**6}
     options = HARDENED | mounted | {"healthcheck": quick}
     with started(engine, images["compiled"], **options) as container:
-        wait_for_health(container, "unhealthy")
+        # It is red from its start on, before it has tried to load the model.
+        deadline = time.monotonic() + 60
+        while reason not in (log := container.logs().decode()):
+            assert time.monotonic() < deadline, log
+            time.sleep(0.2)
         assert reason in ask(container, "/ready", status=503)["detail"]
+        wait_for_health(container, "unhealthy")
 
 
 @needs_docker
 def test_a_change_of_the_sources_installs_nothing(
     project: Path, with_model: str, tmp_path: Path
 ) -> None:
-    """Nor does one of pyproject.toml that changes nothing of what the image holds."""
+    """A change of pyproject.toml that does not concern the image installs nothing either."""
     changed = tmp_path / "changed"
     ignore = shutil.ignore_patterns(".venv", "mlruns", "mlflow.db")
     shutil.copytree(project, changed, ignore=ignore)
@@ -390,14 +395,14 @@ def test_a_change_of_the_sources_installs_nothing(
 
 @pytest.fixture(scope="module")
 def wheels(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All wheels that a build of the smallest API takes on Python 3.11."""
+    """All wheels that a build of the smallest API needs on Python 3.11."""
     folder = tmp_path_factory.mktemp("index")
     wheels, requirements = folder / "wheels", folder / "requirements.txt"
     groups = ("--no-default-groups", "--group", "compiled", "--group", "tracking")
     options = ("--frozen", "--quiet", "--no-emit-project", "--no-hashes")
     uv("export", *options, *groups, "--output-file", requirements, cwd=project)
     with requirements.open("a") as file:
-        # What makes the environment and the project's wheel; the lock holds neither.
+        # The build tools of the environment and the project's wheel; they are not in the lock.
         uv_version = re.findall(r"UV_VERSION=(.+)", (project / "Dockerfile").read_text())
         file.write(f"uv=={uv_version[0]}\nhatchling>=1.27,<2\n")
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
@@ -408,7 +413,7 @@ def wheels(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_docker
 def test_it_builds_from_a_directory_of_wheels(project: Path, wheels: Path) -> None:
-    """Without a package index and without a network."""
+    """The build has no package index and no network."""
     alone = ("--no-cache", "--network", "none", "--build-context", f"wheels={wheels}")
     assert build(project, *alone, "--target", "compiled", "--build-arg", "PYTHON_VERSION=3.11")
 
@@ -417,9 +422,9 @@ def test_it_builds_from_a_directory_of_wheels(project: Path, wheels: Path) -> No
 def test_it_builds_behind_a_private_index(
     engine: docker.DockerClient, project: Path, wheels: Path, tmp_path: Path
 ) -> None:
-    """An index with a login, and TLS of an authority that nobody knows: no trace is left."""
+    """The index has a login and an unknown certificate authority; the image has no trace of it."""
     token, password = uuid.uuid4().hex, uuid.uuid4().hex
-    # A name of its own, and a cache of its own for downloads: nothing is there from before.
+    # Its own name and its own download cache, so that nothing is cached from before.
     host = f"index-{token}.internal"
     authority = make_certificates(engine, host, tmp_path)
     for word in ("wrong", password):
@@ -454,7 +459,7 @@ def test_it_builds_behind_a_private_index(
         "login": base64.b64encode(f"builder:{password}".encode()),
         "authority": authority.read_bytes().splitlines()[2],
         "address": host.encode(),
-        "no secret": b"from serving.cli import main",  # so that the search is known to find
+        "no secret": b"from serving.cli import main",  # proves that the search finds text
     }
     found = {
         (secret, name)
@@ -470,7 +475,7 @@ def test_it_builds_behind_a_private_index(
 def private_index(
     engine: docker.DockerClient, wheels: Path, tls: Path, login: str
 ) -> Iterator[Container]:
-    """A package index in a container, with a certificate of make_certificates()."""
+    """A package index in a container, with a certificate from make_certificates()."""
     mounts = {wheels: "/wheels", tls: "/tls", ROOT / "tests/private_index.py": "/index.py"}
     volumes = [f"{source}:{target}:ro" for source, target in mounts.items()]
     command = ["python", "/index.py", "/wheels", "/tls/server.pem", "/tls/server.key", login]
@@ -482,21 +487,21 @@ def private_index(
 
 
 def address(container: Container) -> str:
-    """Where the containers of builds, which run on the same bridge, find a container."""
+    """The address of a container for build containers, which run on the same bridge."""
     container.reload()
     found: str = container.attrs["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
     return found
 
 
 def requests(index: Container) -> set[tuple[str, ...]]:
-    """Method, status and path of what the index has been asked."""
+    """Method, status and path of the requests that the index received."""
     return set(re.findall(r"^([A-Z]+) (\d+) (.+)$", index.logs().decode(), re.MULTILINE))
 
 
 def make_certificates(engine: docker.DockerClient, host: str, directory: Path) -> Path:
-    """Make a certificate for a host and return that of the authority behind it.
+    """Make a certificate for a host and return the certificate of its authority.
 
-    With the openssl of the base image: this machine need not have one.
+    Uses openssl in the base image, so that this machine does not need it.
     """
     (directory / "openssl.cnf").write_text(
         "[req]\ndistinguished_name = name\n[name]\n"

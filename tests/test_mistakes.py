@@ -1,7 +1,7 @@
-"""The mistakes that newcomers make, and the answer that each gets.
+"""The mistakes that newcomers make, and the answer to each of them.
 
 An answer is one sentence that names what is wrong, the rule, and what to do instead. The tables
-below have the answers in full: whoever changes one reads it here as a newcomer would.
+below have the full answers, so that whoever changes one reads it as a newcomer would.
 """
 
 import json
@@ -29,21 +29,21 @@ pytestmark = pytest.mark.slow
 class Command:
     """A command with a mistake.
 
-    In the texts `{here}` is a directory of the case's own, `{run}` the run of the example,
-    `{used}` a port that is in use and `{closed}` one that nothing listens on.
+    In the texts `{here}` is the case's own directory, `{run}` the run of the example, `{used}` a
+    port that is in use and `{closed}` a port that nothing listens on.
     """
 
     what: str
     command: str
     answer: str
-    """On stderr, behind `mmp: `; `{any}` stands for what a library has, which versions change."""
+    """The text on stderr after `mmp: `; `{any}` is text that varies with library versions."""
     environment: dict[str, str] = field(default_factory=dict)
     recipe: tuple[str, str] | str | None = None
-    """What is replaced in the example's recipe by what, or all of the recipe: recipe.yaml."""
+    """Old and new text in the example's recipe, or the whole recipe; written to recipe.yaml."""
     data: Callable[[bytes], bytes] | None = None
-    """What is made of the example's data: data.csv."""
+    """Changes the example's data; the result is written to data.csv."""
     before: Callable[[Path], object] = lambda _: None
-    """What else is done in the directory."""
+    """Other preparations in the directory."""
 
 
 TRAIN = "train -r {here}/recipe.yaml"
@@ -53,12 +53,12 @@ OTHER_CLASSES = re.compile(rb",(Chinstrap|Gentoo),")
 
 
 def edited(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
-    """Replace a text in the data."""
+    """Make a function that replaces a text in the data."""
     return lambda content: content.replace(old, new)
 
 
 def without_signature(here: Path) -> None:
-    """A model that was logged without a signature, and without a recipe."""
+    """Log a model without a signature and without a recipe."""
     file = here / "model/MLmodel"
     text = re.sub(r"^(signature|metadata):\n(?:  .*\n)+", "", file.read_text(), flags=re.MULTILINE)
     file.write_text(text)
@@ -76,7 +76,7 @@ OPTIONS = [
     Command(
         "forgets the command",
         "--run-id {run}",
-        "--run-id stands before the command; write it after: mmp COMMAND --run-id",
+        "--run-id must follow the command: mmp COMMAND --run-id",
     ),
     Command(
         "forgets the value of an option",
@@ -87,18 +87,19 @@ OPTIONS = [
         "forgets the name of an option",
         "train recipes/penguins.yaml",
         "got unexpected extra argument(s) (recipes/penguins.yaml); 'mmp train --help' "
-        "shows what it takes",
+        "shows its options",
     ),
     Command(
         "writes the option of another command",
         "serve-api --data-path data/penguins.csv",
-        "no such option: --data-path; 'mmp serve-api --help' shows what it takes",
+        "no such option: --data-path; 'mmp serve-api --help' shows its options",
     ),
     Command(
         "names no model",
         "serve-api",
-        "no model is named; give --run-id RUN_ID (MODEL_RUN_ID), which 'mmp train' "
-        "prints, or --model-uri URI (MODEL_URI), for example models:/name@champion",
+        "no model is given; use --run-id RUN_ID (MODEL_RUN_ID), which 'mmp train' "
+        "prints and 'mmp runs' lists, --run-id latest, or --model-uri URI (MODEL_URI), for example "
+        "models:/name@champion",
     ),
     Command(
         "names two models",
@@ -109,16 +110,16 @@ OPTIONS = [
         "gives a port that is not a number",
         "serve-api --run-id {run} --port http",
         "invalid value for '--port': must be a valid integer; 'mmp serve-api --help' "
-        "shows what it takes",
+        "shows its options",
     ),
     Command(
         "gives a port that does not exist",
         "serve-api --run-id {run} --port 99999",
         "invalid value for '--port': must be less than or equal to 65535; 'mmp serve-api "
-        "--help' shows what it takes",
+        "--help' shows its options",
     ),
     Command(
-        "sets such a port",
+        "sets a port that does not exist",
         "serve-api --run-id {run}",
         "environment variable PORT: must be less than or equal to 65535 (is '99999')",
         {"PORT": "99999"},
@@ -133,7 +134,7 @@ OPTIONS = [
         "mistypes the engine",
         "serve-api --run-id {run} --engine onx",
         "invalid value for '--engine': 'onx' is not one of 'auto', 'native', 'onnx'; 'mmp"
-        " serve-api --help' shows what it takes",
+        " serve-api --help' shows its options",
     ),
     Command(
         "starts a second server",
@@ -161,7 +162,7 @@ OPTIONS = [
         {"LOG_LEVEL": "verbose"},
     ),
     Command(
-        "names a config file that is not there",
+        "names a config file that does not exist",
         "serve-api --run-id {run} -c configs/prod.yaml",
         "configs/prod.yaml: no such file (looked in {project})",
     ),
@@ -171,14 +172,14 @@ CONFIGS = [
     Command(
         "mistypes a key of the config",
         "serve-api --run-id {run} -c {here}/recipe.yaml",
-        "{here}/recipe.yaml: serving.prot: unknown key; known here: {any}, host, port, "
+        "{here}/recipe.yaml: serving.prot: unknown key; known keys: {any}, host, port, "
         "workers, {any}; did you mean port?",
         recipe="serving: {prot: 8001}",
     ),
     Command(
         "mistypes a section of the config",
         "serve-api --run-id {run} -c {here}/recipe.yaml",
-        "{here}/recipe.yaml: server: unknown key; known here: environment, mlflow, "
+        "{here}/recipe.yaml: server: unknown key; known keys: environment, mlflow, "
         "serving, logging, custom; did you mean serving?",
         recipe="server: {port: 8001}",
     ),
@@ -193,7 +194,7 @@ CONFIGS = [
 
 RECIPES = [
     Command(
-        "names a recipe that is not there",
+        "names a recipe that does not exist",
         "train -r recipes/penguin.yaml",
         "recipes/penguin.yaml: no such file (looked in {project})",
     ),
@@ -211,8 +212,7 @@ RECIPES = [
     Command(
         "does not close a quote",
         TRAIN,
-        "{here}/recipe.yaml: not valid YAML in line 2: the text that begins with a quote "
-        "has no end",
+        "{here}/recipe.yaml: not valid YAML in line 2: a quoted text has no closing quote",
         recipe=("name: penguins", 'name: "penguins'),
     ),
     Command(
@@ -225,14 +225,14 @@ RECIPES = [
         "puts a variable in braces",
         TRAIN,
         "{here}/recipe.yaml: not valid YAML in line 31: expected ',' or '}', but got '{';"
-        ' within braces and brackets write ${MAX_ITER:1000} in quotes: "${MAX_ITER:1000}"',
+        ' put ${MAX_ITER:1000} in quotes inside braces and brackets: "${MAX_ITER:1000}"',
         recipe=("{max_iter: 1000,", "{max_iter: ${MAX_ITER:1000},"),
     ),
     Command(
         "mistypes a key",
         TRAIN,
         "{here}/recipe.yaml: data.data_interface.features_columns: unknown key; known "
-        "here: entity_columns, feature_columns, target_column, timestamp_column, "
+        "keys: entity_columns, feature_columns, target_column, timestamp_column, "
         "treatment_column, sequence_length; did you mean feature_columns?",
         recipe=("feature_columns", "features_columns"),
     ),
@@ -272,8 +272,8 @@ RECIPES = [
         "lists the entity as a feature",
         TRAIN,
         "{here}/recipe.yaml: data.data_interface: column 'penguin_id' is in "
-        "entity_columns and in feature_columns; it identifies a row or it is learned "
-        "from, not both",
+        "entity_columns and in feature_columns; it can identify a row or be a "
+        "feature, not both",
         recipe=("- sex", "- sex\n      - penguin_id"),
     ),
     Command(
@@ -371,7 +371,7 @@ RECIPES = [
 
 DATA = [
     Command(
-        "names data that are not there",
+        "names data that do not exist",
         "train -r recipes/penguins.yaml -d data/penguin.csv",
         "data/penguin.csv: no such file (looked in {project})",
     ),
@@ -429,7 +429,7 @@ DATA = [
         data=edited(b"bill_length_mm", b"bill_length"),
     ),
     Command(
-        "has one class alone",
+        "has only one class",
         TRAIN_ON,
         "{here}/data.csv: the target column 'species' has the same value in every row; "
         "classification needs two classes or more",
@@ -455,12 +455,12 @@ DATA = [
     Command(
         "names no output",
         f"{BATCH} -d data/penguins.csv",
-        "no output is named; give --output-path FILE (OUTPUT_PATH)",
+        "no output file is given; use --output-path FILE (OUTPUT_PATH)",
     ),
     Command(
         "names no data",
         f"{BATCH} -o {{here}}/out.csv",
-        "no data is named; give --data-path FILE (DATA_PATH)",
+        "no data file is given; use --data-path FILE (DATA_PATH)",
     ),
     Command(
         "writes a spreadsheet",
@@ -469,14 +469,14 @@ DATA = [
         "programs read and write CSV",
     ),
     Command(
-        "writes where nothing can be written",
+        "writes into a read-only directory",
         f"{BATCH} -d data/penguins.csv -o /proc/out.csv",
         "/proc/out.csv: cannot be written: No such file or directory",
     ),
     Command(
         "writes over the data",
         f"{BATCH} -d {{here}}/data.csv -o {{here}}/data.csv",
-        "{here}/data.csv: is the file that is read; name another one to write",
+        "{here}/data.csv: is the input file; name another file for the output",
         data=lambda content: content,
     ),
     Command(
@@ -498,7 +498,7 @@ DATA = [
 # Runs that do not exist are in test_operation.py.
 MODELS = [
     Command(
-        "names a directory that is not there",
+        "names a directory that does not exist",
         "check --model-uri penguins@champion",
         "cannot load the model penguins@champion: there is no such directory; for a "
         "registered model write models:/NAME@ALIAS",
@@ -519,7 +519,7 @@ MODELS = [
         "mistypes the scheme",
         "check --model-uri model:/penguins/1",
         "cannot load the model model:/penguins/1 from sqlite:///mlflow.db: MLflow does "
-        "not know addresses that begin with model:; write models:/NAME@ALIAS, "
+        "not support model: addresses; write models:/NAME@ALIAS, "
         "models:/NAME/VERSION or runs:/RUN_ID/model",
     ),
     Command(
@@ -557,8 +557,8 @@ MODELS = [
     ),
 ]
 
-# What works all the same; here the answer is what is printed. A target that is listed as a feature
-# is in framework/test_recipe.py.
+# Mistakes that still work; here the answer is the output. A target that is listed as a feature is
+# in framework/test_recipe.py.
 HARMLESS = [
     Command(
         "saves CSV as spreadsheet programs do",
@@ -576,7 +576,7 @@ COMMANDS = [*MISTAKES, *HARMLESS]
 def answers(
     project: Path, penguins: str, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Any]]:
-    """What each command answers, with the places of `Command` instead of names of this run."""
+    """The answer to each command, with the placeholders of `Command` for names of this run."""
     recipe = (project / "recipes/penguins.yaml").read_text(encoding="utf-8")
     data = (project / "data/penguins.csv").read_bytes()
     model = logged_model(project, penguins)
@@ -607,7 +607,7 @@ def answers(
             )
         script = ROOT / "tests/command_lines.py"
         found = subprocess.run(
-            [project / ".venv/bin/python", "-P", script],  # tests/serving.py is another
+            [project / ".venv/bin/python", "-P", script],  # tests/serving.py has the same name
             cwd=project,
             env={**os.environ, "HOST": "127.0.0.1"},
             input=json.dumps(commands),
@@ -636,7 +636,9 @@ def test_a_command_says_in_one_sentence_what_is_wrong(
 
 
 @pytest.mark.parametrize("case", HARMLESS, ids=lambda case: case.what)
-def test_a_command_works_all_the_same(answers: dict[str, dict[str, Any]], case: Command) -> None:
+def test_a_command_works_despite_the_mistake(
+    answers: dict[str, dict[str, Any]], case: Command
+) -> None:
     answer = answers[case.what]
     assert answer["status"] == 0, answer["error"]
     assert answer["output"] == f"{case.answer}\n"
@@ -676,7 +678,7 @@ class Request:
 
 
 def but(**values: Any) -> dict[str, Any]:
-    """The sample with other values; without those that are `...`."""
+    """The sample with other values; `...` removes one."""
     return {name: value for name, value in (SAMPLE | values).items() if value is not ...}
 
 
@@ -697,18 +699,18 @@ REQUESTS = [
         SAMPLE,
         headers={"X-API-Key": "", "Authorization": f"Bearer {KEY}"},
     ),
-    Request("asks with GET", 405, "this path does not take this method; use POST", method="GET"),
+    Request("asks with GET", 405, "this path does not accept this method; use POST", method="GET"),
     Request(
         "ends the path in a slash",
         404,
-        "there is nothing at this path; /docs lists the paths, which do not end in /",
+        "there is no such path; /docs lists all paths, and none of them ends with /",
         SAMPLE,
         "/predict/",
     ),
     Request(
         "mistypes the path",
         404,
-        "there is nothing at this path; /docs lists the paths, which do not end in /",
+        "there is no such path; /docs lists all paths, and none of them ends with /",
         SAMPLE,
         "/predictions",
     ),
@@ -754,7 +756,7 @@ REQUESTS = [
     Request(
         "sends a batch to /predict",
         422,
-        'samples: is not known here; several samples go to /predict/batch as {"samples": '
+        'samples: unknown field; several samples go to /predict/batch as {"samples": '
         "[...]} (and 2 more)",
         {"samples": [SAMPLE]},
     ),
@@ -784,20 +786,20 @@ REQUESTS = [
     Request(
         "misspells a column",
         422,
-        "bill_lenght_mm: is not known here; did you mean bill_length_mm?",
+        "bill_lenght_mm: unknown field; did you mean bill_length_mm?",
         but(bill_lenght_mm=39.1, bill_length_mm=...),
     ),
     Request(
         "misspells a column in a batch",
         422,
-        "samples/1/Island: is not known here; did you mean island?",
+        "samples/1/Island: unknown field; did you mean island?",
         {"samples": [SAMPLE, but(Island="Dream")]},
         BATCH_PATH,
     ),
     Request(
         "sends the target",
         422,
-        "species: is not known here; it is the target, which the model predicts: leave it out",
+        "species: is the target, which the model predicts; leave it out",
         but(species="Adelie"),
     ),
     Request("leaves out the entity", 422, "penguin_id: is required", but(penguin_id=...)),
@@ -830,7 +832,7 @@ REQUESTS = [
 
 @pytest.fixture(scope="module")
 def http(project: Path, penguins: str) -> Iterator[httpx.Client]:
-    """A server with a key."""
+    """A server with an API key."""
     with serve(project, "--run-id", penguins, API_KEY=KEY) as client:
         client.headers["X-API-Key"] = KEY
         yield client
@@ -851,7 +853,7 @@ def test_a_request_is_told_what_is_wrong(http: httpx.Client, case: Request) -> N
 
 
 def test_mistakes_that_do_no_harm_are_answered(http: httpx.Client) -> None:
-    """A body without a media type is JSON; whole numbers may be written with a point."""
+    """A body without a media type is JSON; integers may have a decimal point."""
     body = json.dumps(but(body_mass_g=3750.0))
     assert http.post("/predict", content=body).json()["prediction"] == "Adelie"
 

@@ -39,7 +39,7 @@ def mlflow(project: Path) -> Path:
 
 @contextlib.contextmanager
 def running(*command: str | Path, cwd: Path, url: str) -> Iterator[None]:
-    """Run a server until the block ends; it has started when `url` answers 200."""
+    """Run a server until the block ends; it counts as started when `url` answers 200."""
     log = cwd / "other.log"
     path = os.pathsep.join(
         [str(Path(command[0]).parent), os.environ["PATH"]]
@@ -80,7 +80,7 @@ def example_of(http: httpx.Client) -> dict[str, Any]:
 def test_no_accepted_request_is_lost_when_sigterm_arrives(
     project: Path, penguins: str, workers: str
 ) -> None:
-    """32 clients go on until a load balancer, which asks `/ready`, stops sending requests."""
+    """32 clients continue until a load balancer, which polls `/ready`, stops sending requests."""
     port = free_port()
     log = project / "server.log"
     options = ("--port", str(port), "--run-id", penguins, "--workers", workers)
@@ -107,7 +107,7 @@ def test_no_accepted_request_is_lost_when_sigterm_arrives(
         while answers[200] < 100:
             time.sleep(0.1)
         server.send_signal(signal.SIGTERM)
-        with client(port) as http:  # refused, it would raise: /ready has to turn red before that
+        with client(port) as http:  # raises if refused: /ready must turn red before that
             while http.get("/ready").status_code == 200:
                 time.sleep(0.05)
         red.set()
@@ -122,7 +122,7 @@ def test_no_accepted_request_is_lost_when_sigterm_arrives(
 
 
 class Caller(threading.Thread):
-    """Sends requests until it is refused, and never looks at `/ready`."""
+    """Sends requests until it is refused, and never checks `/ready`."""
 
     def __init__(self, port: int, body: str, *, keeps_alive: bool) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class Caller(threading.Thread):
 def under_load(
     project: Path, run_id: str, workers: int, **environment: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], list[Caller]]]:
-    """Run a server that 32 callers ask; half of them keep their connections."""
+    """Run a server with 32 callers; half of them keep their connections."""
     port = free_port()
     log = project / "server.log"
     options = ("--port", str(port), "--run-id", run_id, "--workers", str(workers))
@@ -178,13 +178,13 @@ def under_load(
 
 
 def sum_of(callers: list[Caller]) -> Counter[str]:
-    """What all callers were answered so far."""
+    """The answers to all callers so far."""
     return sum((caller.answers for caller in callers), Counter())
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_nobody_is_reset_when_the_server_stops(project: Path, penguins: str, workers: int) -> None:
-    """Callers who never look at `/ready` are answered until they are refused."""
+    """Callers who never check `/ready` get answers until they are refused."""
     for _ in range(10 if LONG else 2):
         with under_load(project, penguins, workers) as (server, callers):
             while sum_of(callers)["200"] < 200:
@@ -212,7 +212,7 @@ def test_workers_that_are_replaced_do_not_stop_the_others(project: Path, penguin
         assert server.wait(timeout=60) == 0
         for caller in callers:
             caller.join(timeout=60)
-    # A worker that has only just started has no model yet; nobody is reset or refused.
+    # A new worker has no model yet; no connection is reset or refused.
     assert set(sum_of(callers)) <= {"200", "503"}, sum_of(callers)
 
 
@@ -220,14 +220,14 @@ def test_workers_that_are_replaced_do_not_stop_the_others(project: Path, penguin
 def test_workers_end_with_their_supervisor(
     project: Path, penguins: str, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """However it ends: they answer until they stop, and leave neither a process nor a file."""
+    """However it ends, workers answer until they stop, and leave no process and no file."""
     with under_load(project, penguins, 2, TMPDIR=str(tmp_path)) as (server, callers):
         assert directories(tmp_path, "*metrics*")
         while sum_of(callers)["200"] < 200:
             time.sleep(0.05)
         server.send_signal(number)
         server.wait(timeout=60)
-        for caller in callers:  # until they are refused: nobody listens any more
+        for caller in callers:  # until they are refused, as nothing listens any more
             caller.join(timeout=30)
             assert not caller.is_alive(), sum_of(callers)
         deadline = time.monotonic() + 30
@@ -239,7 +239,7 @@ def test_workers_end_with_their_supervisor(
 
 
 def directories(path: Path, pattern: str = "*") -> set[Path]:
-    """The directories in a directory."""
+    """The subdirectories of a directory."""
     return {child for child in path.glob(pattern) if child.is_dir()}
 
 
@@ -255,7 +255,7 @@ def is_running(group: int) -> bool:
 def test_a_start_removes_what_killed_servers_have_left(
     project: Path, penguins: str, tmp_path: Path
 ) -> None:
-    """All processes of one server are killed at once, while another goes on."""
+    """All processes of one server are killed at once, while another keeps running."""
     options = ("--run-id", penguins, "--workers", "2")
     with serve(project, *options, TMPDIR=str(tmp_path)) as http:
         wait_for_workers(http, 2)
@@ -293,7 +293,7 @@ def test_the_command_that_training_prints_opens_mlflows_ui(project: Path) -> Non
 def test_a_tracking_server_does_not_have_the_run(
     project: Path, mlflow: Path, tmp_path: Path
 ) -> None:
-    """It answers, so that there is nothing to wait for; and the latest run is its own."""
+    """The server answers, so the command does not wait; and it names the server's latest run."""
     uri = f"http://127.0.0.1:{free_port()}"
     command = (mlflow, "server", "--port", uri.rpartition(":")[2], "--workers", "1")
     store = ("--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--serve-artifacts")
@@ -357,21 +357,21 @@ def test_a_tracking_server_may_come_late_go_away_and_come_back(
                 until(http, 200, "ready")  # comes late
                 body = example_of(http)
                 assert http.post("/predict", json=body).status_code == 200
-            # It goes away; the model is here.
+            # The tracking server goes away; the model is already loaded.
             assert http.get("/ready").status_code == 200
             assert http.post("/predict", json=body).status_code == 200
 
             server.kill()
             server.wait()
             server = start(project, log, *options, **environment)
-            until(http, 503, DOWN)  # the API is killed and starts again, without it
+            until(http, 503, DOWN)  # the API is killed and restarts without the tracking server
             with tracking():
                 until(http, 200, "ready")
 
             server.kill()
             server.wait()
             server = start(project, log, *options, **environment)
-            until(http, 503, "")  # SIGTERM while it waits
+            until(http, 503, "")  # SIGTERM arrives while it waits
             server.send_signal(signal.SIGTERM)
             assert server.wait(timeout=30) == 0, log.read_text()
     finally:
@@ -394,7 +394,7 @@ print(json.dumps(answer.get_predictions().to_dict("list")))
 def test_mlflows_protocol_answers_as_mlflow_does(
     project: Path, mlflow: Path, tmp_path: Path
 ) -> None:
-    """MLflow's own client, and every form of the protocol, with the same model in both servers."""
+    """MLflow's own client, and every form of the protocol; both servers have the same model."""
     python = mlflow.with_name("python")
     run(python, ROOT / "tests/foreign_models.py", tmp_path, cwd=project)
     columns = {
@@ -469,7 +469,7 @@ mlflow.MlflowClient().set_registered_model_alias("birds", "champion", version)
     shown = uv("run", "mmp", "check", "--model-uri", "models:/birds@champion", cwd=project).stdout
     assert "model_version: birds/1" in shown
     assert "island: feature, string" in shown
-    key = {"API_KEY": "correct-horse-battery"}  # which the document does not depend on
+    key = {"API_KEY": "correct-horse-battery"}  # the document does not depend on it
     document = uv("run", "mmp", "schema", "--run-id", penguins, cwd=project, env=key).stdout
     assert json.loads(document) == served
 
@@ -507,7 +507,7 @@ def test_models_of_other_libraries_are_served(interop: Path, tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def interop(render: Render) -> Path:
-    """A project beside modern-ml-pipeline, whose script is the one called `mmp` for now."""
+    """A project with modern-ml-pipeline installed, whose script `mmp` is copied to `theirs`."""
     project = render(project_name="Interop", stages=("api",))
     pyproject = project / "pyproject.toml"
     override = "override-dependencies = [\"nvidia-nccl-cu12 ; sys_platform == 'never'\"]\n"
@@ -525,7 +525,7 @@ def interop(render: Render) -> Path:
 
 
 def test_a_run_of_modern_ml_pipeline_is_served(interop: Path, tmp_path: Path) -> None:
-    """Trained with the published package's own command; both `mmp` in one environment."""
+    """The published package's own command trains it; both packages are in one environment."""
     shutil.copy(ROOT / "template/data/penguins.csv", tmp_path)
     (tmp_path / "config.yaml").write_text(MMP_CONFIG)
     (tmp_path / "recipe.yaml").write_text(MMP_RECIPE)

@@ -1,4 +1,4 @@
-"""A rendered project on its own: it installs, and passes its own checks."""
+"""A rendered project installs and passes its own checks."""
 
 import os
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from helpers import ALL_STAGES, LONG, PYTHON_VERSIONS, ROOT, uv
 pytestmark = pytest.mark.slow
 
 FRAMEWORK = ROOT / "tests" / "framework"
-# Where the framework's tests of each stage are; those of the api lie in FRAMEWORK itself.
+# The directory of the framework's tests for each stage; those of api are in FRAMEWORK itself.
 TESTS_OF_STAGE = {"training": "training", "inference": "inference", "compile": "compilation"}
 
 
@@ -31,8 +31,8 @@ OTHERS = [
 
 
 def find_python(version: str, cwd: Path) -> str:
-    """Return an interpreter that is already here, or skip the test; CI has to have all."""
-    # pyenv's shims fail for a version that is installed but not selected: look behind them.
+    """Return an installed interpreter, or skip the test; CI must have all versions."""
+    # pyenv's shims fail for a version that is installed but not selected, so bypass them.
     behind_shims = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin"))
     path = os.pathsep.join([*map(str, behind_shims), os.environ["PATH"]])
     found = uv("python", "find", version, cwd=cwd, env={"PATH": path}, check=False)
@@ -60,7 +60,7 @@ def installed(request: pytest.FixtureRequest, render: Render) -> Installed:
     """One of the projects above, installed."""
     stages, version, include_example = request.param
     python = find_python(version, ROOT)
-    # A name of its own: no other test sees the environment that is installed here.
+    # A unique name, so that no other test sees the environment that is installed here.
     project = render(
         stages=stages,
         python_version=version,
@@ -84,7 +84,7 @@ def test_fresh_project_passes_its_own_checks(installed: Installed) -> None:
     "installed", [*EVERYTHING, API_ALONE, *(OTHERS if LONG else [])], indirect=True
 )
 def test_framework_passes_its_tests(installed: Installed) -> None:
-    """In the project's environment and from its directory, those of the stages that it has."""
+    """Run the tests of the project's stages, in its environment and from its directory."""
     left_out = [name for stage, name in TESTS_OF_STAGE.items() if stage not in installed.stages]
     ignored = [f"--ignore={FRAMEWORK / name}" for name in left_out]
     options = ("-q", "-c", "pyproject.toml", f"--confcutdir={FRAMEWORK}")
@@ -113,7 +113,7 @@ def test_compile_without_its_stage_is_refused_before_training(render: Render) ->
 
 @pytest.mark.parametrize("version", PYTHON_VERSIONS)
 def test_dependencies_resolve_to_wheels(render: Render, tmp_path: Path, version: str) -> None:
-    """On every version offered, whether or not it is installed here."""
+    """Check every offered version, even if it is not installed here."""
     project = render(python_version=version)
     resolved = tmp_path / "resolved.txt"
     groups = [option for group in ("dev", *ALL_STAGES) for option in ("--group", group)]

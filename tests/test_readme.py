@@ -1,4 +1,4 @@
-"""Every command of the READMEs and of a project's docs/ is run as printed, but for placeholders."""
+"""Run every command of the READMEs and of a project's docs/ as printed, except placeholders."""
 
 import contextlib
 import json
@@ -31,12 +31,12 @@ TESTED_ELSEWHERE = {"docs/customization.md"}
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
-    """Language and content of each code block, in order."""
+    """The language and content of each code block, in order."""
     return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
 def pages(project: Path) -> list[Path]:
-    """The README, then the pages of docs/ in the order in which it links them."""
+    """The README, then the pages of docs/ in the order of its links."""
     readme = project / "README.md"
     linked = re.findall(r"^\| \[(docs/\w+\.md)\]", readme.read_text(), re.MULTILINE)
     return [readme, *(project / page for page in linked if page not in TESTED_ELSEWHERE)]
@@ -50,7 +50,7 @@ def model(project: Path, penguins: str, tmp_path_factory: pytest.TempPathFactory
 
 
 class Reader:
-    """Somebody who types what the pages of a rendered project say, from top to bottom."""
+    """Types the commands in the pages of a rendered project, from top to bottom."""
 
     def __init__(self, project: Path, port: int) -> None:
         self.project = project
@@ -67,7 +67,7 @@ class Reader:
         self.servers: list[subprocess.Popen[bytes]] = []
 
     def read(self, *, with_docker: bool = False) -> None:
-        """Do what each code block says: those for Docker, or all others."""
+        """Run each code block for Docker, or all others."""
         try:
             for page in pages(self.project):
                 for section in re.split(r"^(?=## )", page.read_text(), flags=re.MULTILINE):
@@ -83,7 +83,7 @@ class Reader:
     def do(self, language: str, content: str, *, with_docker: bool) -> None:
         """Type the commands of a block, or save its file."""
         if language == "sh" and ("docker " in content) == with_docker:
-            # A command goes on in the next line after a quote that is open.
+            # A command continues in the next line if a quote is open.
             for command in re.findall(r"(?:'[^']*'|[^'\n])+", content):
                 self.type(command)
         if language == "yaml":
@@ -95,7 +95,7 @@ class Reader:
             assert json.loads(content).keys() == json.loads(self.answers[-1]).keys()
 
     def type(self, command: str) -> None:
-        """Run one command; a server goes on in the background once it is ready."""
+        """Run one command; a server stays in the background once it is ready."""
         for placeholder, value in self.placeholders.items():
             command = re.sub(rf"(?<!\w){re.escape(placeholder)}(?!\w)", value, command)
         if " serve-api " in command:
@@ -194,7 +194,7 @@ def test_docker_commands_of_the_rendered_pages(render: Render, model: Path) -> N
         if "batch-inference" in command:
             assert (project / "output/predictions.parquet").stat().st_size > 0
 
-    type_command, reader.type = reader.type, asked  # type: ignore[method-assign]  # to look at each answer
+    type_command, reader.type = reader.type, asked  # type: ignore[method-assign]  # to check each answer
     try:
         reader.read(with_docker=True)
         wait_for_health(connect().containers.get("read-docker"), "healthy")
@@ -214,7 +214,7 @@ def test_every_variable_of_compose_is_in_the_example_of_env(render: Render) -> N
 
 
 def test_every_setting_of_the_page_is_one_of_the_code(project: Path) -> None:
-    """The table names what `mmp COMMAND --help` names, no more, no less."""
+    """The table names exactly the settings that `mmp COMMAND --help` names."""
     helps = "".join(
         uv("run", "mmp", command, "--help", cwd=project).stdout
         for command in ("train", "serve-api", "batch-inference")
@@ -262,7 +262,7 @@ def test_commands_of_the_templates_readme(template: Path, tmp_path: Path) -> Non
 
 
 def test_demo_on_a_terminal(template: Path) -> None:
-    """`make demo` but for its environment, which is the one that these tests run in."""
+    """`make demo`, except that it uses the environment of these tests."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "scripts/demo.py"]
     demo = subprocess.Popen(command, cwd=template, stdin=theirs, stdout=theirs, process_group=0)

@@ -1,4 +1,4 @@
-"""What a rendered project looks like, for every set of stages and every Python version."""
+"""The files of a rendered project, for every set of stages and every Python version."""
 
 import ast
 import json
@@ -23,7 +23,7 @@ from helpers import (
     run,
 )
 
-# What must not be there when the stage is not chosen, wherever it would be.
+# Text that must not appear in any file if the stage is not chosen.
 MARKS_OF_STAGE = {
     "training": re.compile(
         r"(^|/)(test_)?train(ing)?([_./]|$)|^recipes/|^data/|/(test_)?recipes\.(py|md)$"
@@ -88,7 +88,7 @@ def test_every_file_is_valid(project: Path) -> None:
 
 def test_no_jinja_is_left(project: Path) -> None:
     for path in files(project):
-        # Python is copied as it stands, and an f-string may well say `{{`.
+        # Python is copied unchanged, and an f-string may contain `{{`.
         if path.suffix not in {".py", ".parquet", ".png"}:
             found = JINJA.search((project / path).read_text(encoding="utf-8"))
             assert not found, f"{path} has {found!r}"
@@ -97,7 +97,7 @@ def test_no_jinja_is_left(project: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """The anchors of a page's headings, as on GitHub."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
@@ -123,7 +123,7 @@ def test_the_guide_is_short(project: Path) -> None:
 
 
 def test_pages_have_no_gaps(project: Path) -> None:
-    """A condition of Jinja easily leaves a blank line too many."""
+    """Jinja conditions easily leave an extra blank line."""
     for page in (path for path in files(project) if path.suffix == ".md"):
         text = (project / page).read_text(encoding="utf-8")
         prose = re.sub(r"^```.*?^```$", "CODE", text, flags=re.DOTALL | re.MULTILINE)
@@ -168,7 +168,7 @@ def test_nothing_is_left_of_other_stages(
 def test_ruff_finds_nothing_to_change(
     render: Render, stages: tuple[str, ...], include_example: bool
 ) -> None:
-    project = render(stages=stages, include_example=include_example)  # whatever the Python
+    project = render(stages=stages, include_example=include_example)  # for any Python version
     ruff = (sys.executable, "-m", "ruff")
     run(*ruff, "format", "--no-cache", "--diff", ".", cwd=project)
     run(*ruff, "check", "--no-cache", ".", cwd=project)
@@ -203,7 +203,7 @@ def test_dependencies_of_the_api_have_no_training_libraries(render: Render) -> N
 
 
 def test_compose_publishes_the_tracking_server_only_where_that_is_asked_for(render: Render) -> None:
-    """Whoever reaches it can store a pickle that the API loads: BIND_ADDRESS is the API's alone."""
+    """A client of it can store a pickle that the API loads, so BIND_ADDRESS is only for the API."""
     project = render()
     compose = yaml.safe_load((project / "compose.yaml").read_text(encoding="utf-8"))
     ports = {
@@ -257,7 +257,7 @@ def test_the_template_runs_no_code_on_the_users_machine() -> None:
 
 def test_python_in_the_template_has_no_jinja() -> None:
     for path in ROOT.joinpath("template").rglob("*.jinja"):
-        assert ".py" not in path.suffixes, f"{path}: Python must be readable as it stands"
+        assert ".py" not in path.suffixes, f"{path}: Python files must be plain Python"
 
 
 def test_questions_are_few_and_explained() -> None:

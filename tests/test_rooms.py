@@ -1,4 +1,4 @@
-"""The rooms of `src/serving/`: imports go one way."""
+"""Imports between the packages of `src/serving/` (here: rooms) go one way."""
 
 import ast
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from helpers import ROOT
 
 PACKAGE = ROOT / "template" / "src" / "serving"
 
-# Each room, and the rooms that it may import besides itself.
+# Each room, and the other rooms that it may import.
 BASIC = {"errors", "redaction", "extensions", "config"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -67,9 +67,9 @@ def test_every_room_is_listed() -> None:
 
 
 def test_the_rooms_have_an_order() -> None:
-    """No two rooms need each other, even in a circle."""
+    """The imports between rooms have no cycle."""
     order: list[str] = []
     while len(order) < len(MAY_IMPORT):
         free = [room for room in MAY_IMPORT if room not in order and MAY_IMPORT[room] <= {*order}]
-        assert free, f"a circle among {sorted(set(MAY_IMPORT) - set(order))}"
+        assert free, f"an import cycle among {sorted(set(MAY_IMPORT) - set(order))}"
         order += free

@@ -1,4 +1,4 @@
-"""`copier update` over two versions of the template: nothing of the user's gets lost."""
+"""`copier update` between two versions of the template keeps everything of the user's."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ def replace(path: Path, old: str, new: str, count: int = -1) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Add text at the end of a file, which may be new."""
+    """Append text to a file, or create it."""
     path.parent.mkdir(exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
@@ -36,12 +36,12 @@ def append(path: Path, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A template with two tags: v1 as it is, v2 with changes in every kind of file."""
+    """A template with two tags: v1 unchanged, v2 with changes in every kind of file."""
     template = copy_template(tmp_path_factory.mktemp("versions"))
     commit_all(template, tag="v1.0.0")
 
     pyproject = template / "template" / "pyproject.toml.jinja"
-    # A dependency beside the line below which the user adds theirs, in every group.
+    # In every group, a dependency next to the line below which the user adds their own.
     replace(pyproject, ANCHOR, '  "packaging>=24",\n' + ANCHOR)
     replace(pyproject, '"pyyaml>=6,<7"', '"pyyaml>=6.0.2,<7"')
     append(template / "template" / "src" / "serving" / "__init__.py", "\n# Changed in v2.\n")

@@ -1,7 +1,7 @@
-"""What is measured: one file per system, whose head (PEP 723) tells what it needs and how it runs.
+"""The measured systems: one file each, whose head (PEP 723) says what it needs and how it runs.
 
-`[tool.bench]` of the head holds the fields of `System`; `variants` overrides some of them, and
-may give further words to put into the command.
+`[tool.bench]` in the head has the fields of `System`. `variants` overrides some of them, and may
+add words to fill into the command.
 """
 
 import json
@@ -17,19 +17,19 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class System:
-    """A server, or what takes the place of one."""
+    """A server, or a script in place of one."""
 
     key: str
-    """What `SYSTEMS=` selects it by."""
+    """The name that `SYSTEMS=` selects it by."""
     title: str
     command: tuple[str, ...]
-    """Words; {port}, {model}, {file} (of the system), {here} and others are put in."""
+    """Words; {port}, {model}, {file} (of the system), {here} and others are filled in."""
     path: str = ""
-    """Where predictions are asked for; empty: no server, it prints a `load.Result` itself."""
+    """The path for predictions; empty: not a server, it prints a `load.Result` itself."""
     answer: tuple[str | int, ...] = ()
-    """Where the label is in an answer; empty: its answer is constant."""
+    """The position of the label in an answer; empty: its answer is constant."""
     form: str = "row"
-    """What a request's body looks like; see `body`."""
+    """The form of a request's body; see `body`."""
     kind: str = "peer"
     """`ours`, `peer` or `ceiling`."""
     env: str = ""
@@ -37,22 +37,22 @@ class System:
     dependencies: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     prepare: tuple[str, ...] = ()
-    """A command that is run once, before."""
+    """A command that runs once before the server."""
     environment: dict[str, str] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
     own_model: bool = False
-    """It trained a model itself, which need not agree with ours on every row."""
+    """It trains its own model, which may differ from ours on some rows."""
     compiled: bool = False
     """It needs the compiled form of our model."""
     profiled: bool = False
-    """Its requests are also taken apart, in process."""
+    """The parts of its requests are also measured, in process."""
     columns: int = 10
     clients: tuple[int, ...] = (1, 8, 32)
     rates: tuple[int, ...] = (50,)
     """Arrivals per second of the open loops."""
 
     def filled(self, command: Sequence[str], **words: object) -> list[str]:
-        """The command with its words put in."""
+        """The command with its words filled in."""
         here = {"here": HERE, "file": HERE / f"{self.env}.py"}
         return [word.format(**here, **self.words, **words) for word in command]
 
@@ -63,7 +63,7 @@ def read_systems() -> list[System]:
 
 
 def read_head(file: Path) -> dict[str, Any]:
-    """The metadata at the head of a script (PEP 723); empty where there is none."""
+    """The metadata at the head of a script (PEP 723); empty if there is none."""
     found = re.search(r"^# /// script\n(.*?)^# ///$", file.read_text(), re.M | re.S)
     return tomllib.loads(re.sub(r"^# ?", "", found[1], flags=re.M)) if found else {}
 
@@ -96,7 +96,7 @@ def body(form: str, columns: Sequence[str], values: Sequence[str]) -> str:
         form: `row` (an object), `rows` and `dataframe_records` (a list of one object under that
             name) or `v2` (the Open Inference Protocol, with a tensor per column).
         columns: their names.
-        values: one each, as JSON has it; text that does not begin with `"` is a number.
+        values: one JSON value each; a value that does not begin with `"` is a number.
     """
     if form == "v2":
         tensors = ", ".join(map(_tensor, columns, values))

@@ -40,7 +40,7 @@ class Plain(_Model):
 
 @bentoml.service(workers=1)
 class Batchable(_Model):
-    """A request is a list of rows; BentoML puts those of several together."""
+    """A request is a list of rows; BentoML batches the rows of several requests."""
 
     @bentoml.api(batchable=True)
     def predict(self, rows: list[Row]) -> list[str]:

@@ -8,7 +8,7 @@
 #   "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
 # path = "/predict"
 # ///
-"""FastAPI without a model: it checks the types of the body and answers always the same."""
+"""FastAPI without a model: it checks the types of the body and gives a constant answer."""
 
 from fastapi import FastAPI
 from row import Row

@@ -7,7 +7,7 @@
 # command = ["python", "{file}"]
 # path = "/"
 # ///
-"""The least that an HTTP server in Python can do: what the load generator itself is able to."""
+"""A minimal HTTP server in Python: it shows the limit of the load generator itself."""
 
 import asyncio
 import os
@@ -22,10 +22,10 @@ ANSWER = ANSWER % (len(BODY), BODY)
 
 
 class Constant(asyncio.Protocol):
-    """Answers every request, however long, with the same."""
+    """Gives every request the same answer."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.WriteTransport, transport)  # uvloop's is none by its type
+        self.transport = cast(asyncio.WriteTransport, transport)  # uvloop's has another type
         self.parser = httptools.HttpRequestParser(self)
 
     def data_received(self, data: bytes) -> None:

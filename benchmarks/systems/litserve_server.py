@@ -8,7 +8,7 @@
 # answer = ["prediction"]
 # variants = [{batch = "1"}, {title = "LitServe, batched", batch = "64"}]
 # ///
-"""LitServe with one worker; batched, it waits 2 ms for more requests to come."""
+"""LitServe with one worker; when batching, it waits 2 ms for more requests."""
 
 import os
 import sys

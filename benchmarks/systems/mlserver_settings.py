@@ -1,4 +1,4 @@
-"""Write MLServer's files of settings into the working directory, and become its command."""
+"""Write MLServer's settings files into the working directory, and execute its command."""
 
 import json
 import os

@@ -9,7 +9,7 @@
 # form = "v2"
 # answer = ["outputs", 0, "data", 0]
 # ///
-"""MLServer with its scikit-learn runtime in one worker process, as its default is."""
+"""MLServer with its scikit-learn runtime in one worker process, its default."""
 
 import os
 

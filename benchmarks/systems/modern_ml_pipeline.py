@@ -2,7 +2,7 @@
 # dependencies = ["modern-ml-pipeline[serving]==1.5.0"]
 #
 # [tool.uv]
-# # XGBoost's wheel brings CUDA's communication library, 300 MB, which nothing here calls.
+# # XGBoost's wheel requires CUDA's communication library, 300 MB, which is not used here.
 # override-dependencies = ["nvidia-nccl-cu12 ; sys_platform == 'never'"]
 #
 # [tool.bench]
@@ -13,7 +13,7 @@
 # answer = ["prediction"]
 # own_model = true
 # ///
-"""The published package: it trains a model of its own, of the same data and kind, and serves it."""
+"""The published package: it trains its own model, of the same kind and data, and serves it."""
 
 import os
 import subprocess
@@ -63,7 +63,7 @@ def train(data: str) -> None:
 
 
 def serve() -> None:
-    """Become the package's server."""
+    """Replace this process by the package's server."""
     run_id = Path("run_id").read_text()
     options = ["--run-id", run_id, "--host", "127.0.0.1", "--port", os.environ["PORT"]]
     os.execvp("mmp", ["mmp", "serve-api", "-c", "config.yaml", *options])

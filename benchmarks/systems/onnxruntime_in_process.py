@@ -7,7 +7,7 @@
 # command = ["python", "{file}", "{data}", "{seconds}"]
 # compiled = true
 # ///
-"""The compiled model called from Python, one row after the other: what no server can exceed."""
+"""The compiled model called from Python, one row at a time: no server can be faster."""
 
 import json
 import os
@@ -22,7 +22,7 @@ import onnxruntime
 
 
 def main(data: Path, seconds: float) -> None:
-    """Call it for so many seconds and print the result as the load generator does."""
+    """Call it for a number of seconds and print the result as the load generator does."""
     directory = Path(os.environ["MODEL"], "compiled")
     compiled = json.loads((directory / "compiled.json").read_text())
     options = onnxruntime.SessionOptions()

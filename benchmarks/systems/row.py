@@ -1,4 +1,4 @@
-"""One row of the benchmark's table, as people write it down for FastAPI and BentoML."""
+"""One row of the benchmark's table, as people write it for FastAPI and BentoML."""
 
 from pydantic import BaseModel
 

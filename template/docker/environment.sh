@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fill /app/.venv with what requirements.txt lists, and make it small.
+# Install requirements.txt into /app/.venv, and make the environment smaller.
 set -eu
 uv venv --quiet /app/.venv
 uv pip sync --quiet --python /app/.venv --require-hashes requirements.txt

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Choose versions: those of uv.lock where there is one that suits pyproject.toml, else new ones.
+# Lock the dependencies: check that uv.lock matches pyproject.toml, or create it if there is none.
 set -eu
 if [ -f uv.lock ]; then
-    # Without the index of this build first: a lock holds the addresses of the one that it was
-    # made with.
+    # First without this build's index, because a lock holds the addresses of the index that it was
+    # created with.
     uv lock --check --offline || sh /docker/with_index.sh uv lock --check --offline
 else
-    echo "no uv.lock: versions are chosen now; commit one for builds that repeat" >&2
+    echo "no uv.lock: using the newest versions; commit uv.lock for reproducible builds" >&2
     sh /docker/with_index.sh uv lock
 fi

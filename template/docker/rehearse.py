@@ -1,17 +1,18 @@
-"""Import what a container imports before it is ready, so that the image holds its bytecode.
+"""Import the modules that a container imports at start, so that the image holds their bytecode.
 
     PYTHONPYCACHEPREFIX=/app/.pycache ENVIRONMENT/bin/python rehearse.py REQUIREMENTS
 
-REQUIREMENTS is the list of requirements.py, whose first line says what pyproject.toml names.
+REQUIREMENTS is the output of requirements.py. Its first line lists the direct dependencies of
+pyproject.toml.
 
-A read-only container cannot write bytecode, and starts three times as slowly without. That of
-everything would cost the API's image 80 MB; this costs 60 (with a compiled model inside 15), and
-covers the standard library, whose bytecode the official Python images leave out. What is missing
-here costs time at the start, never correctness.
+A read-only container cannot write bytecode, and without bytecode it starts three times as slowly.
+The bytecode of all modules would add 80 MB to the API's image. This adds 60 MB (15 MB to an image
+with a compiled model), and includes the standard library, whose bytecode the official Python images
+lack. A module that is missing here only makes the start slower.
 
-A library that pyproject.toml names has to be importable: the build fails where it lacks a module,
-so that nobody finds that out in a running container. What it lacks here and may find there, such as
-a GPU or a library of the system, is none of this.
+All direct dependencies must be importable: the build fails if one of them lacks a module, so that
+this is not discovered in a running container. Other failures are ignored, because the container may
+have what the build lacks, such as a GPU or a system library.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from importlib.metadata import Distribution, distributions
 from importlib.util import find_spec
 from pathlib import Path
 
-# Imported late or by name. What needs a library is imported where that is installed.
+# Modules that are imported late or by name, by the library that they need.
 LATE = {
     "fastapi": [
         "anyio._backends._asyncio",
@@ -63,37 +64,37 @@ LATE = {
     "pyarrow": ["pyarrow.dataset", "pyarrow.parquet"],
 }
 
-# What some distributions install beside their own modules, and nothing imports.
+# Top-level modules that some distributions install by mistake, and that nothing imports.
 STRAY = {"benchmarks", "conftest", "docs", "examples", "scripts", "setup", "test", "tests"}
 
 
 def main() -> None:
-    """Import everything of that kind which this environment has."""
+    """Import all of these modules that this environment has."""
     for distribution in own_dependencies(Path(sys.argv[1])):
         for name in modules_of(distribution):
             import_own(name, distribution.name)
     late = [name for library, names in LATE.items() if find_spec(library) for name in names]
     for name in [*late, *families_of_estimators()]:
-        with contextlib.suppress(Exception):  # not importable here
+        with contextlib.suppress(Exception):  # not importable in this environment
             importlib.import_module(name)
     if all(map(find_spec, ("mlflow", "pandas", "sklearn"))):
         predict_once()
 
 
 def import_own(module: str, distribution: str) -> None:
-    """Import a module of a library that pyproject.toml names; end the build if it lacks one."""
+    """Import a module of a direct dependency; end the build if a module is missing."""
     try:
         importlib.import_module(module)
     except ImportError as exc:
         lacks = isinstance(exc, ModuleNotFoundError) or str(exc).startswith("cannot import name")
         if lacks:
-            sys.exit(f"{distribution}, which pyproject.toml names, cannot be imported: {exc}")
+            sys.exit(f"{distribution}, which pyproject.toml lists, cannot be imported: {exc}")
     except Exception:
-        pass  # it wants what only the container will have
+        pass  # it may need something that only the container has
 
 
 def own_dependencies(requirements: Path) -> list[Distribution]:
-    """Everything here that pyproject.toml names, so that your own libraries count too."""
+    """The installed direct dependencies of pyproject.toml, including your own."""
     first, _, _ = requirements.read_text(encoding="utf-8").partition("\n")
     named = set(first.partition(": ")[2].split())
     found = [one for one in distributions() if normal(one.name) in named]
@@ -101,7 +102,7 @@ def own_dependencies(requirements: Path) -> list[Distribution]:
 
 
 def modules_of(distribution: Distribution) -> list[str]:
-    """Its outermost modules: of google-cloud-storage not `google`, which others share."""
+    """Its topmost modules; for google-cloud-storage not the namespace `google`, which it shares."""
     found: set[tuple[str, ...]] = set()
     for file in distribution.files or []:
         *folders, name = file.parts
@@ -135,7 +136,7 @@ def families_of_estimators() -> list[str]:
 
 
 def predict_once() -> None:
-    """Fit, save, load and ask a small model: that imports what no name above shows."""
+    """Fit, save, load and call a small model, to import modules that are not listed above."""
     import mlflow.pyfunc
     import mlflow.sklearn
     import pandas as pd

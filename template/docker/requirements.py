@@ -1,18 +1,18 @@
-"""Print the locked requirements of a dependency group. Used while the image is built.
+"""Print the locked requirements of a dependency group. Used during the image build.
 
     python requirements.py [--lean] OPTIONS OF uv export
 
-The first line names those that pyproject.toml names itself. With `--lean` without what an API
-never asks for (40 MB), unless another package needs it, or pyproject.toml names it.
+The first line lists the direct dependencies of pyproject.toml. `--lean` leaves out packages that an
+API never uses (40 MB), unless another package or pyproject.toml itself needs them.
 """
 
 import json
 import subprocess
 import sys
 
-# What an API never asks for, and whose dependency it is. databricks-sdk, with google-auth and
-# cryptography, is for a store on Databricks, gitpython notes the commit of a run, prettytable, with
-# wcwidth, is for model cards, and rich, with Pygments, colours help texts.
+# Packages that an API never uses, and the package that depends on each. databricks-sdk (with
+# google-auth and cryptography) is for a store on Databricks, gitpython records the commit of a run,
+# prettytable (with wcwidth) is for model cards, and rich (with Pygments) colours help texts.
 NEEDLESS = {
     "databricks-sdk": "mlflow-skinny",
     "gitpython": "mlflow-skinny",
@@ -23,11 +23,11 @@ LOCKED = ("--frozen", "--quiet", "--no-default-groups")
 
 
 Tree = dict[str, set[str]]
-"""Which packages need a package, by its name; the project is one of them."""
+"""Package -> the packages that depend on it, including the project."""
 
 
 def read_tree(groups: list[str]) -> tuple[str, Tree]:
-    """Ask uv for the name of the project, and for what needs what."""
+    """Get the name of the project and the dependency tree from uv."""
     command = ["uv", "tree", *LOCKED, *groups, "--format", "json"]
     command += ["--preview-features", "json-output"]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
@@ -41,7 +41,7 @@ def read_tree(groups: list[str]) -> tuple[str, Tree]:
 
 
 def main() -> None:
-    """Print them for the arguments of the command line."""
+    """Print the requirements."""
     options = sys.argv[1:]
     is_lean = options[0] == "--lean"
     groups = options[1:] if is_lean else options
@@ -51,8 +51,8 @@ def main() -> None:
     ]
     named = sorted(name for name, parents in needed_by.items() if project in parents)
     print("# named in pyproject.toml:", *named, flush=True)
-    # Versions and hashes alone: any index that has them will do, and nothing else that changes in
-    # the project changes the list.
+    # Only versions and hashes, so that any index will do and other changes of the project do not
+    # change the list.
     command = ["uv", "export", *LOCKED, "--no-emit-project", "--no-header", "--no-annotate"]
     command += groups + [f"--prune={name}" for name in needless]
     subprocess.run(command, check=True)

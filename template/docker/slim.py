@@ -1,17 +1,19 @@
-"""Make an environment smaller without taking a module away. Used while the image is built.
+"""Make an environment smaller without removing modules. Used during the image build.
 
     python slim.py ENVIRONMENT
 
-- Test suites, headers and sources of the big libraries go (api: 53 MB).
-- Symbol tables and debug information of extension modules go (api: 29 MB, half of
-  it uvloop's; pyarrow 32 MB).
-- Where numpy and scipy ship the same library, the second becomes a link (up to 3 MB).
-- onnxruntime's library for C programs goes (35 MB), which its Python module holds once more.
-- Parts of a library that cannot be imported without another one, which is not there, go:
-  onnxruntime's tools for graphs (4 MB) without onnx, MLflow's server (1 MB) without Flask.
+It removes or replaces:
 
-Whatever could be imported before can be imported afterwards, so every estimator of every
-library still loads. Each RECORD lists what is left, so that scanners agree with it.
+- test suites, headers and sources of the big libraries (api: 53 MB)
+- symbol tables and debug information of extension modules (api: 29 MB, half of it in uvloop;
+  pyarrow 32 MB)
+- libraries that both numpy and scipy ship; the second becomes a link (up to 3 MB)
+- onnxruntime's library for C programs (35 MB), which its Python module also contains
+- parts of a library that cannot be imported because another library is not installed:
+  onnxruntime's graph tools (4 MB) without onnx, MLflow's server (1 MB) without Flask
+
+Every module that could be imported before can still be imported, so every estimator of every
+library still loads. Each RECORD is rewritten to list the remaining files, for scanners.
 """
 
 import base64
@@ -23,8 +25,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Only libraries of which it is known that nothing else reads these files. A general rule
-# would break others: lazy_loader reads .pyi files at run time, onnx imports onnx.test.
+# Only libraries whose files of this kind are known to be unused. A general rule would break
+# other libraries: lazy_loader reads .pyi files at run time, onnx imports onnx.test.
 LIBRARIES = (
     *("httptools", "joblib", "mlflow", "narwhals", "numpy", "pandas", "pyarrow", "scipy"),
     *("sklearn", "skops", "uvloop"),
@@ -35,46 +37,46 @@ PARTS = {
         f"onnxruntime/{name}" for name in ("backend", "quantization", "tools", "transformers")
     ),
 }
-"""What cannot be imported without the library that is named first."""
+"""Library -> parts that cannot be imported without it."""
 SOURCES = {".a", ".c", ".cpp", ".exe", ".h", ".hpp", ".pxd", ".pxi", ".pyi", ".pyx", ".tp"}
 
 
 def drop_tests_and_sources(library: Path) -> None:
-    """Delete what the library needs only to be developed or compiled against."""
+    """Delete files that are needed only for developing or compiling against the library."""
     folders = [*library.rglob("tests"), library / "test"]
     for folder in [path for path in folders if path.is_dir()]:
-        shutil.rmtree(folder, ignore_errors=True)  # one may hold another
+        shutil.rmtree(folder, ignore_errors=True)  # one may contain another
     for file in library.rglob("*"):
         if file.suffix in SOURCES or is_extension_for_tests(file):
             file.unlink()
 
 
 def is_extension_for_tests(file: Path) -> bool:
-    """Whether a file is an extension module that the library's test suite alone imports."""
+    """Whether a file is an extension module that only the library's tests import."""
     name = file.name.partition(".")[0]
-    # numpy/_core/_simd.so gives instructions of the processor to its tests.
+    # numpy/_core/_simd.so exposes processor instructions to numpy's tests.
     is_for_tests = name == "_simd" or name.startswith("_test_") or name.endswith("_tests")
     return file.suffix == ".so" and is_for_tests
 
 
 def strip(libraries: list[Path]) -> None:
-    """Take symbol tables and debug information away, which only linkers and debuggers read.
+    """Remove symbol tables and debug information, which only linkers and debuggers read.
 
-    With the `strip` of binutils; where that is not installed, the libraries stay as they are.
+    This needs `strip` from binutils; without it the libraries stay unchanged.
     """
     program = shutil.which("strip")
     if program is None:
         print("strip (binutils) is not installed: the image is larger", file=sys.stderr)
         return
     if libraries:
-        # It refuses what is not a library of this machine, leaves that alone, and goes on.
+        # strip skips files that are not libraries for this machine.
         subprocess.run([program, "--strip-unneeded", *libraries], check=False, capture_output=True)
 
 
 def link_twins(packages: Path) -> None:
-    """Keep one of the libraries, such as Fortran's, that several wheels have brought along.
+    """Keep one copy of each library, such as Fortran's, that several wheels contain.
 
-    auditwheel names them by a hash of their content.
+    auditwheel names these libraries by a hash of their content.
     """
     kept: dict[str, Path] = {}
     for library in sorted(packages.glob("*.libs/*.so*")):
@@ -85,7 +87,7 @@ def link_twins(packages: Path) -> None:
 
 
 def drop_second_onnxruntime(packages: Path) -> None:
-    """Delete onnxruntime's library for C programs where its Python module does not load it."""
+    """Delete onnxruntime's library for C programs if its Python module does not load it."""
     for module in packages.glob("onnxruntime/capi/onnxruntime_pybind11_state*.so"):
         if b"libonnxruntime.so" not in module.read_bytes():
             for library in module.parent.glob("libonnxruntime.so*"):
@@ -93,7 +95,7 @@ def drop_second_onnxruntime(packages: Path) -> None:
 
 
 def drop_parts_that_cannot_be_imported(packages: Path) -> None:
-    """Delete parts of libraries where what they need is not."""
+    """Delete parts of libraries whose dependency is not installed."""
     for needed, parts in PARTS.items():
         if not (packages / needed).exists():
             for part in parts:
@@ -101,13 +103,13 @@ def drop_parts_that_cannot_be_imported(packages: Path) -> None:
 
 
 def stand_in_for_databricks(packages: Path) -> None:
-    """MLflow asks whether there is `databricks.agents`, which fails without `databricks`."""
+    """Create an empty `databricks`: MLflow's check for `databricks.agents` fails without it."""
     if (packages / "mlflow").exists():
         (packages / "databricks").mkdir(exist_ok=True)
 
 
 def rewrite_records(packages: Path) -> None:
-    """Have each distribution list the files that are left of it, as they are now.
+    """Make each RECORD list the remaining files with their current hashes.
 
     https://packaging.python.org/en/latest/specifications/recording-installed-packages/
     """
@@ -122,7 +124,7 @@ def rewrite_records(packages: Path) -> None:
 
 
 def measure(file: Path) -> tuple[str, int]:
-    """Hash and size of a file, as RECORD has them."""
+    """Hash and size of a file in the format of RECORD."""
     content = file.read_bytes()
     digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=")
     return f"sha256={digest.decode()}", len(content)
@@ -135,7 +137,7 @@ def main() -> None:
     drop_second_onnxruntime(packages)
     drop_parts_that_cannot_be_imported(packages)
     stand_in_for_databricks(packages)
-    # auditwheel has rewritten what lies in *.libs; that is left alone.
+    # Libraries in *.libs were rewritten by auditwheel and must not be stripped.
     found = [path for path in packages.rglob("*.so*") if path.is_file() and not path.is_symlink()]
     strip([library for library in found if library.parent.suffix != ".libs"])
     link_twins(packages)

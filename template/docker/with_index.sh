@@ -1,6 +1,6 @@
 #!/bin/sh
-# Run a command with the package index that the build was given: INDEX_URL, the wheels of
-# --build-context wheels=DIR, or else the public one; and with the authority of the secret `ca`.
+# Run a command with the package index of the build (INDEX_URL, the wheels of --build-context
+# wheels=DIR, or else the public index) and with the certificate authority of the secret `ca`.
 set -eu
 if [ -n "${INDEX_URL:-}" ]; then
     export PIP_INDEX_URL="$INDEX_URL" UV_DEFAULT_INDEX="$INDEX_URL"
@@ -9,8 +9,8 @@ if [ -n "$(ls -A /wheels)" ]; then
     export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels UV_OFFLINE=1 UV_FIND_LINKS=/wheels
 fi
 if [ -f /run/secrets/ca ]; then
-    # In memory, for this command: as a step of its own it would be cached, and an authority
-    # that is added or renewed later not be noticed.
+    # In memory and for this command only: a separate build step would be cached, and would miss an
+    # authority that is added or renewed later.
     cat /etc/ssl/certs/ca-certificates.crt /run/secrets/ca >/dev/shm/ca.pem
     export PIP_CERT=/dev/shm/ca.pem SSL_CERT_FILE=/dev/shm/ca.pem
 fi

@@ -1,4 +1,4 @@
-"""What the tests share. This file is the template's; yours go into files of their own beside it."""
+"""Shared fixtures of the template's tests. Put your own tests and fixtures into other files."""
 
 import os
 
@@ -13,15 +13,15 @@ from serving.config.settings import (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that renews the committed OpenAPI documents."""
+    """Add the option that updates the committed OpenAPI documents."""
     parser.addoption(
-        "--renew-openapi", action="store_true", help="write recipes/*.openapi.json anew"
+        "--renew-openapi", action="store_true", help="update recipes/*.openapi.json"
     )
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _clean_environment() -> object:
-    """Let nothing that is set on this machine change what a test sees."""
+    """Remove environment variables of this machine that would change the settings in tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CONFIG_PATH", raising=False)
         for section in (ServingSettings, CorsSettings, MLflowSettings, LoggingSettings):

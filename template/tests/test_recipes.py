@@ -1,6 +1,6 @@
-"""Each recipe: it is valid, and a model of it trains, is served, and keeps its API.
+"""Each recipe is valid, its model can be trained and served, and its API stays the same.
 
-This file is the template's: `copier update` renews it. Yours go into files of their own beside it.
+This file belongs to the template: `copier update` replaces it. Put your own tests into other files.
 """
 
 import difflib
@@ -34,11 +34,11 @@ def test_recipe_is_valid(path: Path) -> None:
 
 @pytest.fixture(scope="module", params=RECIPES, ids=lambda path: str(path.stem))
 def recipe_path(request: pytest.FixtureRequest) -> Path:
-    """Each recipe whose data is here."""
+    """Each recipe whose data is available."""
     path: Path = request.param
     source = load_recipe(path).data.loader.source_uri
     if not source or not (PROJECT / source).is_file():
-        pytest.skip(f"the data of {path.name} is not here: {source}")
+        pytest.skip(f"the data of {path.name} is not available: {source}")
     return path
 
 
@@ -47,19 +47,19 @@ def app(recipe_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """The application with a model of the recipe, trained on a sample of its data."""
     store = tmp_path_factory.mktemp(recipe_path.stem)
     recipe = load_recipe(recipe_path)
-    model = recipe.model.model_copy(update={"compile": False})  # takes long, and changes no answer
+    model = recipe.model.model_copy(update={"compile": False})  # slow, and does not change answers
     sample = _sample(PROJECT / str(recipe.data.loader.source_uri), store)
     settings = load_settings(PROJECT / "configs" / "development.yaml")
     mlflow = settings.mlflow.model_copy(update={"tracking_uri": f"sqlite:///{store}/mlflow.db"})
     settings = settings.model_copy(update={"mlflow": mlflow})
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(store)  # where MLflow keeps the model
+        patch.chdir(store)  # where MLflow stores the model
         result = train(recipe.model_copy(update={"model": model}), settings, sample)
         yield create_app(_serving(settings, result.run_id))
 
 
 def _sample(source: Path, directory: Path) -> Path:
-    """Some rows of a file, as they stand there."""
+    """Write a sample of a file's rows, unchanged, to a new file."""
     frame = pd.read_csv(source, dtype=str, keep_default_na=False) if is_csv(source) else None
     rows: pd.DataFrame = pd.read_parquet(source) if frame is None else frame
     sample = rows.sample(min(SAMPLE_ROWS, len(rows)), random_state=0).sort_index()
@@ -75,14 +75,14 @@ def _serving(settings: Settings, run_id: str) -> Settings:
 
 @pytest.fixture(scope="module")
 def client(app: FastAPI) -> Iterator[TestClient]:
-    """A client of the application, whose model is loaded."""
+    """A client of the application, once its model is loaded."""
     with TestClient(app) as client:
         while "being loaded" in client.get("/ready").text:
             time.sleep(0.05)
         yield client
 
 
-def test_model_answers_its_example_online_and_in_batch(client: TestClient, tmp_path: Path) -> None:
+def test_model_predicts_its_example_online_and_in_batch(client: TestClient, tmp_path: Path) -> None:
     ready = client.get("/ready")
     assert ready.status_code == 200, ready.text
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
@@ -102,10 +102,10 @@ def test_model_answers_its_example_online_and_in_batch(client: TestClient, tmp_p
         assert row["prediction"] == answer.json()["prediction"]
 
 
-def test_api_is_the_committed_one(
+def test_api_is_as_committed(
     client: TestClient, recipe_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """A change of columns, types or routes is seen in review."""
+    """Changes of columns, types or routes must be visible in reviews."""
     committed = recipe_path.with_suffix(".openapi.json")
     document = client.get("/openapi.json").json()
     now = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
@@ -117,7 +117,7 @@ def test_api_is_the_committed_one(
     lines = difflib.unified_diff(before.splitlines(), now.splitlines(), committed.name, "now", n=1)
     changed = "\n".join(list(lines)[:40])
     pytest.fail(
-        f"the API is not as in {committed.name}. If the change is wanted, run: "
+        f"the API differs from {committed.name}. If this is intended, run: "
         f"uv run pytest --renew-openapi\n{changed}",
         pytrace=False,
     )

@@ -1,4 +1,4 @@
-"""Clients that mean harm, or are broken: what each of them does once."""
+"""Malicious or broken clients: each function makes one attack."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ def filled(unit: bytes) -> bytes:
     return samples(unit, LARGEST // (len(unit) + 1) - 10)
 
 
-# Made once: to make such bodies takes as long as to send them.
+# Made once, because making such bodies takes as long as sending them.
 BLANK = b" " * LARGEST
 NESTED = filled(b"[" * 150 + b"]" * 150)
 MANY_VALUES = (filled(b"[]"), filled(b'{"a":0}'), filled(b"0"))
@@ -36,7 +36,7 @@ FLOOD = get("/health") * 5_000
 
 @dataclass
 class Target:
-    """A server, and a sample that its model takes."""
+    """A server, and a sample that its model accepts."""
 
     port: int
     sample: dict[str, Any]
@@ -51,7 +51,7 @@ class Target:
 
     @property
     def poison(self) -> bytes:
-        """Numbers that the schema takes and the model does not."""
+        """Numbers that the schema accepts and the model refuses."""
         names = [name for name, value in self.sample.items() if isinstance(value, float)]
         extreme = random.choice([1e39, -1e39, 1.7e308, -1.7e308])
         return json.dumps(self.sample | {random.choice(names): extreme}).encode()
@@ -79,20 +79,20 @@ GARBAGE = (
 
 
 async def malformed(target: Target) -> int | str:
-    """Sends what is no HTTP."""
+    """Sends bytes that are not HTTP."""
     async with connected(target.port) as connection:
         await connection.send(random.choice(GARBAGE))
         return (await connection.answer()).status
 
 
 async def no_json(target: Target) -> int | str:
-    """Sends bodies that are no JSON, or cut off, or of the wrong kind."""
+    """Sends bodies that are not JSON, are truncated, or have the wrong structure."""
     bodies = (b"", b"{", b"\xff\xfe", b"null", b"[1]", target.one[:-1], b"{" * 5000, b'"' * 9999)
     return await answered(target, post("/predict", random.choice(bodies)))
 
 
 async def slow_head(target: Target) -> int | str:
-    """Sends a head line by line, and never its end."""
+    """Sends a request head line by line, and never ends it."""
     async with connected(target.port) as connection:
         await connection.send(b"GET /health HTTP/1.1\r\n")
         for _ in range(90):
@@ -103,16 +103,16 @@ async def slow_head(target: Target) -> int | str:
 
 
 async def stalled_upload(target: Target) -> int | str:
-    """Sends a large body but for one byte."""
+    """Sends a large body except for its last byte."""
     async with connected(target.port) as connection:
-        # The largest alone would fill the room for large bodies, and keep other attacks out.
+        # One body of the largest size would fill the room for large bodies and block other attacks.
         length = random.choice([LARGEST, LARGEST // 10, LARGEST // 100])
         await connection.send(post("/predict/batch", BLANK[1:length], length=length))
         return (await connection.answer()).status
 
 
 async def crawling_upload(target: Target) -> int | str:
-    """Sends a body in small pieces, for as long as it is let."""
+    """Sends a body in small pieces until the server stops it."""
     async with connected(target.port) as connection:
         await connection.send(post("/predict/batch", b"", length=1_000_000))
         answer = asyncio.ensure_future(connection.answer())
@@ -126,16 +126,16 @@ async def crawling_upload(target: Target) -> int | str:
 
 
 async def unread_answer(target: Target) -> int | str:
-    """Asks for a large answer and takes nothing of it."""
+    """Requests a large answer and does not read it."""
     async with connected(target.port, receive_buffer=4096) as connection:
         await connection.send(post("/predict/batch", target.batch))
-        await asyncio.sleep(40)  # the server cuts it off before
+        await asyncio.sleep(40)  # the server closes the connection earlier
         await connection.closed()
     return CLOSED
 
 
 async def slow_reader(target: Target) -> int | str:
-    """Takes a large answer in small pieces."""
+    """Reads a large answer in small pieces."""
     async with connected(target.port, receive_buffer=4096) as connection:
         await connection.send(post("/predict/batch", target.batch))
         while await connection.read(2048):
@@ -144,24 +144,24 @@ async def slow_reader(target: Target) -> int | str:
 
 
 async def huge_head(target: Target) -> int | str:
-    """Sends heads that are long, of many lines, or without end."""
+    """Sends heads that are long, have many lines, or never end."""
     lines = (b"X: " + b"a" * 70_000 + b"\r\n", b"X: a\r\n" * 101, b"X: " + b"a" * 1_000_000)
     line = random.choice(lines)
     return await answered(target, b"GET /health HTTP/1.1\r\nHost: a\r\n" + line + b"\r\n")
 
 
 async def nested(target: Target) -> int | str:
-    """Sends brackets within brackets."""
+    """Sends nested brackets."""
     return await answered(target, post("/predict/batch", NESTED))
 
 
 async def many_values(target: Target) -> int | str:
-    """Sends millions of values, which would take a hundred times their bytes."""
+    """Sends millions of values, which would take a hundred times their size in memory."""
     return await answered(target, post("/predict/batch", random.choice(MANY_VALUES)))
 
 
 async def compressed(target: Target) -> int | str:
-    """Sends a body that says that it is compressed."""
+    """Sends a body that claims to be compressed."""
     headers = "Content-Encoding: gzip\r\n"
     return await answered(target, post("/predict", b"\x1f\x8b" * 500, headers=headers))
 
@@ -185,7 +185,7 @@ async def greedy_batch(target: Target) -> int | str:
 
 
 async def disconnecting(target: Target) -> int | str:
-    """Goes away in the middle of a body, before the answer, or within it."""
+    """Disconnects in the middle of the body, before the answer, or during the answer."""
     async with connected(target.port) as connection:
         request = post("/predict/batch", random.choice([target.one, target.batch]))
         await connection.send(request[: random.choice([len(request) // 2, len(request)])])
@@ -194,7 +194,7 @@ async def disconnecting(target: Target) -> int | str:
 
 
 async def pipelining(target: Target) -> int | str:
-    """Sends many requests at once, and reads the answers afterwards, which come in order."""
+    """Pipelines many requests, and then reads the answers, which come in order."""
     async with connected(target.port) as connection:
         await connection.send((post("/predict", target.one) + get("/health")) * 20)
         statuses = {(await connection.answer()).status for _ in range(40)}
@@ -215,7 +215,7 @@ async def flooding(target: Target) -> int | str:
 
 @dataclass(frozen=True)
 class Force:
-    """How many clients attack in a way at a time, and what each may come to."""
+    """For each attack, the number of concurrent clients and the allowed outcomes."""
 
     attack: Attack
     clients: int
@@ -223,7 +223,7 @@ class Force:
 
 
 def _force(attack: Attack, clients: int, *outcomes: int | str) -> Force:
-    # A reset may overtake the answer to bytes that the server has never read.
+    # A connection reset may overtake the answer to bytes that the server has not read.
     return Force(attack, clients, frozenset({*outcomes, CLOSED}))
 
 

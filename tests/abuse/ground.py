@@ -1,4 +1,4 @@
-"""Where honest and hostile clients meet: a forest of the penguins, and what it has to answer."""
+"""Shared by honest and hostile clients: a forest of the penguins, and its known answers."""
 
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ REPORTS = ROOT / "build"
 def forest(project: Path, directory: Path) -> Path:
     """Train a forest on the example's data and return the directory of the model.
 
-    The example's own model takes any number; a forest refuses those that are no 32-bit float,
-    and so there are samples that spoil a shared call.
+    The example's own model accepts any number. A forest refuses numbers beyond a 32-bit float, so
+    some samples make a shared call fail.
     """
     recipe = (project / "recipes/penguins.yaml").read_text()
     for example, forest in (
@@ -29,7 +29,7 @@ def forest(project: Path, directory: Path) -> Path:
 
 
 def known_answers(project: Path, model: Path, directory: Path) -> Path:
-    """A file of samples and of what the model itself says about them, asked without a server."""
+    """A file of samples with the model's own answers, predicted without a server."""
     script = (project / ".venv/bin/python", HERE / "known_answers.py", model)
     answers = run(*script, project / "data/penguins.csv", cwd=project).stdout
     path = directory / "known.json"
@@ -38,7 +38,7 @@ def known_answers(project: Path, model: Path, directory: Path) -> Path:
 
 
 def assert_unharmed(report: dict[str, Any]) -> None:
-    """All honest requests were answered and right, and nothing is left of the others."""
+    """All honest requests got right answers, and no work of the others is left."""
     for name, tally in report["honest"].items():
         assert tally["sent"] == tally["answered"], (name, tally)
         assert (tally["wrong"], tally["lost"]) == (0, {}), (name, tally)
@@ -49,7 +49,7 @@ def assert_unharmed(report: dict[str, Any]) -> None:
 
 
 def write_report(name: str, lines: list[str]) -> None:
-    """Print lines, and keep them in build/ to be quoted."""
+    """Print lines, and write them into build/ for quoting."""
     text = "\n".join(lines) + "\n"
     print(text)
     REPORTS.mkdir(exist_ok=True)

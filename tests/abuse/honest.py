@@ -1,4 +1,4 @@
-"""Clients that behave, and know beforehand what they have to be told."""
+"""Well-behaved clients, which know the right answers in advance."""
 
 import asyncio
 import contextlib
@@ -17,32 +17,32 @@ Sample = dict[str, Any]
 
 ID = "penguin_id"
 ANSWERED_WITHIN_SECONDS = 120
-"""Later is never: such a request counts as lost."""
+"""A request without an answer by then counts as lost."""
 
 PAUSE_SECONDS = 0.02
-"""Between two requests of a client, so that the honest ones alone do not fill the machine."""
+"""The pause between requests of a client, so that honest clients do not saturate the machine."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """A sample, and what the model says about it."""
+    """A sample, and the model's answer to it."""
 
     sample: Sample
     label: str
     probabilities: dict[str, float] = field(default_factory=dict)
 
     def named(self, name: str) -> Sample:
-        """The sample under a name that no other request has, so that mixed-up answers show."""
+        """The sample with a unique name, so that mixed-up answers are noticed."""
         return self.sample | {ID: name}
 
     def is_told(self, answer: dict[str, Any], name: str) -> bool:
-        """Whether an answer is that for this sample under this name."""
+        """Whether an answer is right for this sample with this name."""
         probabilities = answer["probabilities"]
         return (
             answer["prediction"] == self.label
             and answer["entities"] == {ID: name}
             and probabilities.keys() == self.probabilities.keys()
-            # The order of additions, and with it the last bits, depends on the rows of a call.
+            # The order of additions, and so the last bits, depends on the rows of a call.
             and all(
                 math.isclose(probabilities[label], value, abs_tol=1e-6)
                 for label, value in self.probabilities.items()
@@ -52,19 +52,19 @@ class Known:
 
 @dataclass
 class Tally:
-    """What became of the requests of one kind."""
+    """The results of the requests of one kind."""
 
     sent: int = 0
     answered: int = 0
     wrong: int = 0
     told_to_wait: int = 0
-    """Answers 503 and 504 to large requests, after which the same request was sent again."""
+    """Answers 503 and 504 to large requests, which were then sent again."""
     lost: Counter[str] = field(default_factory=Counter)
-    """What came instead of an answer."""
+    """The failures: what came instead of an answer."""
     seconds: list[float] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
-        """As JSON; times in milliseconds, of requests that were answered at the first time."""
+        """As JSON; times in milliseconds, of requests answered at the first attempt."""
         times = sorted(self.seconds) or [math.nan]
         return {
             "sent": self.sent,
@@ -86,8 +86,7 @@ class Kind:
     """None for `/predict`."""
     clients: int
     may_wait: bool = False
-    """Whether it can be told to come again, or stand in a queue for too long: small requests never
-    are, whatever others do."""
+    """Whether it may get a 503, or a 504 after too long in a queue; small requests never may."""
 
 
 KINDS = {
@@ -98,7 +97,7 @@ KINDS = {
 
 
 async def learn(port: int, known: Sequence[Known]) -> list[Known]:
-    """Ask a quiet server for the probabilities; what it predicts is known already."""
+    """Request the probabilities from an idle server; the predictions are already known."""
     learned = []
     async with connected(port) as connection:
         for index, one in enumerate(known):
@@ -119,7 +118,7 @@ async def ask_on(
     tally: Tally,
     end: float,
 ) -> None:
-    """Send requests on a connection that is kept, one after another, until a moment."""
+    """Send sequential requests on a kept connection until a given time."""
     connections = _Kept(port)
     try:
         for count in itertools.count():
@@ -173,7 +172,7 @@ async def _answer(connections: "_Kept", request: bytes, kind: Kind, tally: Tally
 
 
 class _Kept:
-    """A connection that is opened again when it was closed."""
+    """A connection that reopens after it was closed."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -191,7 +190,7 @@ class _Kept:
 
 
 async def gauges(port: int) -> dict[str, float]:
-    """The values of the server's gauges of work."""
+    """The values of the server's gauges of pending work."""
     async with connected(port) as connection:
         await connection.send(get("/metrics"))
         lines = (await connection.answer()).body.decode().splitlines()

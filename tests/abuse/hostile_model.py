@@ -12,7 +12,7 @@ from mlflow.types import ColSpec, Schema
 
 
 class Hostile(mlflow.pyfunc.PythonModel):
-    """Answers 1, raises, never returns, or takes memory that it never gives back."""
+    """Answers 1, raises, never returns, or leaks memory."""
 
     def __init__(self) -> None:
         self.kept: list[Any] = []

@@ -1,4 +1,4 @@
-"""Print samples of the penguins and what the model itself says: known_answers.py MODEL CSV."""
+"""Print samples of the penguins with the model's own answers: known_answers.py MODEL CSV."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What one caller, or the model, does to all others: over real sockets."""
+"""The effect of one caller, or of the model, on all other callers, over real sockets."""
 
 import contextlib
 import json
@@ -71,7 +71,7 @@ def test_millions_of_values_are_refused_before_they_are_parsed(
 
     with ThreadPoolExecutor(3) as pool:
         answers = pool.map(send, range(3))
-        for _ in range(20):  # others are answered meanwhile
+        for _ in range(20):  # others get answers in the meantime
             assert penguin_api.post("/predict", json=example).status_code == 200
         for answer in answers:
             assert (answer.status_code, rule in answer.json()["detail"]) == (422, True), answer.text
@@ -99,19 +99,19 @@ def batch_of(http: httpx.Client, count: int) -> bytes:
 
 
 def resident_bytes(pid: int) -> int:
-    """The memory of a process now."""
+    """The current memory of a process."""
     [line] = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(line) * 1024
 
 
 def peak_bytes(pid: int) -> int:
-    """The most memory that a process has had since `reset_peak`."""
+    """The peak memory of a process since `reset_peak`."""
     [line] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(line) * 1024
 
 
 def reset_peak(pid: int) -> int:
-    """Begin to measure the peak, and return what the process has now."""
+    """Reset the peak, and return the current memory of the process."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     return resident_bytes(pid)
 
@@ -142,10 +142,10 @@ def test_large_bodies_take_little_more_memory_than_their_bytes(
         for _ in range(20):
             assert penguin_api.post("/predict", json=example).status_code == 200
         assert set(statuses) == {200}
-    assert peak_bytes(penguin_pid) - before < 250_000_000  # it was 100 MB for each that waits
+    assert peak_bytes(penguin_pid) - before < 250_000_000  # once 100 MB for each waiting body
 
 
-def test_uploads_that_stall_keep_nobody_out(penguin_api: httpx.Client, penguin_pid: int) -> None:
+def test_stalled_uploads_do_not_block_others(penguin_api: httpx.Client, penguin_pid: int) -> None:
     body = batch_of(penguin_api, 1)
     example = example_of(penguin_api)
     before = reset_peak(penguin_pid)
@@ -162,7 +162,7 @@ def test_uploads_that_stall_keep_nobody_out(penguin_api: httpx.Client, penguin_p
             assert penguin_api.post("/predict", json=example).status_code == 200
         answers = [connection.recv(65_536) for connection in stalled]
     assert {answer.split()[1] for answer in answers} <= {b"408", b"503"}
-    assert b"nothing more of the body arrived for 5 s" in b"".join(answers)
+    assert b"no more of the body arrived for 5 s" in b"".join(answers)
     assert penguin_api.post("/predict/batch", content=body).status_code == 200
     assert peak_bytes(penguin_pid) - before < 150_000_000  # 8 of the 20 are kept
 
@@ -170,7 +170,7 @@ def test_uploads_that_stall_keep_nobody_out(penguin_api: httpx.Client, penguin_p
 def test_answers_that_nobody_reads_are_bounded(penguin_api: httpx.Client, penguin_pid: int) -> None:
     example = example_of(penguin_api)
     [entity] = penguin_api.post("/predict", json=example).json()["entities"]
-    long = example | {entity: "x" * 800}  # an answer has it, too: 10 MB
+    long = example | {entity: "x" * 800}  # answers repeat it: 10 MB
     body = json.dumps({"samples": [long] * 10_000}).encode()
     before = reset_peak(penguin_pid)
     with contextlib.ExitStack() as stack:
@@ -194,7 +194,7 @@ def test_answers_that_nobody_reads_are_bounded(penguin_api: httpx.Client, pengui
 
 
 def received(port: int, *parts: bytes) -> bytes:
-    """What the server answers to some bytes until it closes the connection."""
+    """Send some bytes; return the answer until the server closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         answer = b""
         try:
@@ -202,7 +202,7 @@ def received(port: int, *parts: bytes) -> bytes:
                 connection.sendall(part)
             while chunk := connection.recv(65_536):
                 answer += chunk
-        except ConnectionError:  # it has closed with bytes of ours unread
+        except ConnectionError:  # the server closed without reading all our bytes
             pass
         return answer
 
@@ -224,7 +224,7 @@ def test_large_heads_are_refused(
     assert port
     parts = [b"GET /health HTTP/1.1\r\nHost: a\r\n", *lines]
     answer = received(port, *([b"".join(parts)] if at_once else parts))
-    # A reset may have overtaken the answer to bytes that the server has never read.
+    # A connection reset may overtake the answer to bytes that the server has not read.
     assert not answer or answer.startswith(b"HTTP/1.1 431 "), answer
     if len(b"".join(parts)) < 100_000:
         assert b'"status":431' in answer
@@ -234,7 +234,7 @@ def test_large_heads_are_refused(
 def test_requests_without_end_on_one_connection_are_not_collected(
     penguin_api: httpx.Client,
 ) -> None:
-    """Sent faster than they are answered, they would fill the memory within seconds."""
+    """Requests that arrive faster than their answers would fill the memory within seconds."""
     port = penguin_api.base_url.port
     request = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
@@ -257,7 +257,7 @@ def test_a_compressed_body_is_refused(penguin_api: httpx.Client) -> None:
 
 @pytest.fixture(scope="module")
 def hostile(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a model that does what its caller asks for."""
+    """The directory of a model that does what its caller requests."""
     model = tmp_path_factory.mktemp("hostile") / "model"
     run(project / ".venv/bin/python", HERE / "hostile_model.py", model, cwd=project)
     return model

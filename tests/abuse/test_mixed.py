@@ -1,4 +1,4 @@
-"""All attacks together, and a model that leaks, within the memory that Compose gives."""
+"""All attacks at once, and a model that leaks, within Compose's memory limit."""
 
 import json
 import signal
@@ -20,21 +20,21 @@ from images import HARDENED, SESSION, build, connect, remove_images, started, wa
 
 pytestmark = pytest.mark.docker
 
-SECONDS = 60 if LONG else 5  # of each of two rounds
+SECONDS = 60 if LONG else 5  # for each of two rounds
 PORT = 8000
 MEBIBYTE = 2**20
 LIMIT = 1024 * MEBIBYTE
 KILLED = 128 + signal.SIGKILL
 GROWTH = 96 * MEBIBYTE
-"""How much more a worker may hold after the second round than after the first one: what an
-allocator keeps depends on what happened to be in memory at the same time."""
+"""How much a worker's memory may grow from the first to the second round. The memory that an
+allocator keeps depends on what was allocated at the same time."""
 
 # As in compose.yaml, which test_image.py checks.
 COMPOSE: dict[str, Any] = HARDENED | {
     "init": True,
     "tmpfs": {"/tmp": "mode=1777,size=512m"},
     "mem_limit": LIMIT,
-    "memswap_limit": LIMIT,  # none of it swap
+    "memswap_limit": LIMIT,  # no swap
     "nano_cpus": 10**9,
     "pids_limit": 256,
 }
@@ -49,7 +49,7 @@ def engine() -> Iterator[docker.DockerClient]:
 
 @dataclass(frozen=True)
 class Ground:
-    """What the containers share."""
+    """Shared by the containers."""
 
     project: Path
     images: dict[str, str]
@@ -61,7 +61,7 @@ class Ground:
 def ground(
     render: Render, engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
 ) -> Ground:
-    # The same project as in test_image.py: what takes long to build is in the cache.
+    # The same project as in test_image.py, so that slow build steps are cached.
     project = render(project_name="Image")
     uv("sync", "--quiet", cwd=project)
     directory = tmp_path_factory.mktemp("ground")
@@ -79,15 +79,15 @@ def ground(
 
 @dataclass
 class Memory:
-    """Bytes that a container holds."""
+    """The memory of a container in bytes."""
 
     now: int = 0
-    """Without the kernel's cache of files, which gives way."""
+    """Without the kernel's page cache, which can be reclaimed."""
     peak: int = 0
-    """The most of that, looked at about twice a second."""
+    """The maximum of `now`, sampled about twice a second."""
 
     def look(self, container: Container) -> None:
-        """Take what the engine says at this moment."""
+        """Read the current figures from the engine."""
         stats: Any = container.stats(stream=False, one_shot=True)
         details = stats["memory_stats"]["stats"]
         # The names of cgroup v1, and of v2.
@@ -110,7 +110,7 @@ class Round:
 def round_of_traffic(
     engine: docker.DockerClient, server: Container, ground: Ground, memory: Memory
 ) -> dict[str, Any]:
-    """Run traffic.py on the server's loopback, which nothing else reaches."""
+    """Run traffic.py on the server's loopback interface, which nothing else reaches."""
     options: dict[str, Any] = {
         "entrypoint": ["python", "/abuse/traffic.py", str(PORT), str(SECONDS), "/known.json"],
         "command": [],
@@ -131,7 +131,7 @@ def round_of_traffic(
 
 @pytest.fixture(scope="module")
 def rounds() -> Iterator[list[Round]]:
-    """What has been measured, which is written at the end."""
+    """The measurements; they are written at the end."""
     measured: list[Round] = []
     yield measured
     write_report("abuse.md", tables(measured))
@@ -161,10 +161,10 @@ def test_honest_requests_are_answered_while_others_attack(
         assert server.status == "running"
         assert not server.attrs["State"]["OOMKilled"]
         log = server.logs().decode()
-    assert log.count("Started server process") == workers  # none was replaced
+    assert log.count("Started server process") == workers  # no worker was replaced
     assert "Traceback" not in log
     assert memory.peak < LIMIT
-    if LONG or workers == 1:  # in a few seconds one of two workers may have met little of it
+    if LONG or workers == 1:  # in a few seconds, one of two workers may get little traffic
         assert at_rest[2] < at_rest[1] + workers * GROWTH
 
 
@@ -180,7 +180,7 @@ def wish(what):
     except (OSError, http.client.HTTPException):
         return None
 
-while wish("leak"):  # 503 of a worker that has only just been started is no end
+while wish("leak"):  # a 503 from a worker that has just started is not the end
     pass
 deadline = time.monotonic() + 60
 while wish("") != 200:
@@ -192,9 +192,9 @@ while wish("") != 200:
 def test_a_model_that_leaks_ends_workers_and_never_the_server(
     engine: docker.DockerClient, ground: Ground, tmp_path: Path
 ) -> None:
-    """The kernel ends the process that holds most, and the supervisor starts another one.
+    """The kernel kills the process with the most memory, and the supervisor starts another.
 
-    That need not be the worker that asked for more, which goes on then, until it holds most.
+    That may not be the worker that allocates, which then continues until it has the most.
     """
     model = tmp_path / "model"
     run(ground.project / ".venv/bin/python", HERE / "hostile_model.py", model, cwd=tmp_path)
@@ -218,7 +218,7 @@ def test_a_model_that_leaks_ends_workers_and_never_the_server(
 
 
 def wait_for_all(server: Container, workers: int) -> None:
-    """Wait until each worker has its model: `/ready` is the answer of one."""
+    """Wait until each worker has its model; `/ready` is the answer of one worker."""
     script = (
         "import urllib.request as u; "
         f"print(u.urlopen('http://127.0.0.1:{PORT}/metrics').read().decode())"
@@ -230,7 +230,7 @@ def wait_for_all(server: Container, workers: int) -> None:
 
 
 def tables(rounds: list[Round]) -> list[str]:
-    """What became of honest requests, and what they stood beside."""
+    """The results of honest requests, and of the attacks next to them."""
     lines = [
         f"Rounds of {SECONDS} s on containers with 1 GiB and 1 CPU. Times in ms; memory in MiB,",
         "without the cache of files: before and after each round, and at most.",

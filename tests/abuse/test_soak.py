@@ -1,4 +1,4 @@
-"""Half an hour of mixed traffic: what grows slowly shows only then."""
+"""Half an hour of mixed traffic, long enough to show slow growth."""
 
 import json
 import os
@@ -30,22 +30,22 @@ pytestmark = [
 
 @dataclass(frozen=True)
 class Sample:
-    """What the server holds at a moment, or at the median of several."""
+    """The server's resources at one moment, or the median of several moments."""
 
     memory: float
-    """Bytes of its own: without files that are mapped."""
+    """Private memory in bytes: without mapped files."""
     descriptors: float
     threads: float
     waiting: float
     """Requests in the queue of the model."""
 
 
-# Attacks come and go, and an allocator keeps more or less of what they took.
+# Attacks come and go, and an allocator keeps a varying part of their memory.
 MAY_GROW = Sample(memory=64 * 2**20, descriptors=15, threads=2, waiting=10)
 
 
 def look(pid: int, http: httpx.Client) -> Sample:
-    """The server at this moment."""
+    """The current state of the server."""
     status = Path(f"/proc/{pid}/status").read_text()
     queue = re.search(r"^predictions_waiting (\S+)$", http.get("/metrics").text, re.MULTILINE)
     assert queue
@@ -65,7 +65,7 @@ def number(pattern: str, text: str) -> int:
 
 
 def median(samples: Sequence[Sample]) -> Sample:
-    """Each figure's own median."""
+    """The median of each figure."""
     figures = zip(*map(astuple, samples), strict=True)
     return Sample(*map(statistics.median, figures))
 

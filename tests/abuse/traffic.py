@@ -23,20 +23,20 @@ from wire import connected, get
 
 PAUSE_SECONDS = 0.1
 REFUSED_PAUSE_SECONDS = 1.0
-"""Between two attacks of a client. Most are over at once: without a pause the load would measure
-itself."""
+"""The pause between two attacks of a client. Most attacks are short: without a pause the load
+generator would saturate the machine."""
 
 SETTLED_WITHIN_SECONDS = 60
 
 UNFINISHED = "unfinished"
-"""What an attack comes to that is still going on at the end."""
+"""The outcome of an attack that has not finished at the end."""
 
 
 def run(port: int, seconds: float, known: Sequence[Known]) -> dict[str, Any]:
-    """Send traffic for so long, wait until the server is at rest, and report."""
+    """Send traffic for some seconds, wait until the server is idle, and report."""
     target = Target(port, known[0].named("hostile"))
     known = asyncio.run(learn(port, known))
-    # A process of their own: what honest clients measure is not how busy the hostile ones are.
+    # Their own process, so that hostile clients do not distort what honest clients measure.
     with ProcessPoolExecutor(max_workers=1) as pool:
         attacking = pool.submit(run_hostile, target, seconds)
         honest = asyncio.run(run_honest(port, seconds, known))
@@ -51,7 +51,7 @@ def run(port: int, seconds: float, known: Sequence[Known]) -> dict[str, Any]:
 
 
 async def run_honest(port: int, seconds: float, known: Sequence[Known]) -> dict[str, Any]:
-    """Let all honest clients ask; what came of it."""
+    """Run all honest clients; return their results."""
     end = time.monotonic() + seconds
     tallies = {name: Tally() for name in KINDS}
     lag = asyncio.create_task(longest_lag())
@@ -68,11 +68,11 @@ async def run_honest(port: int, seconds: float, known: Sequence[Known]) -> dict[
 
 
 def run_hostile(target: Target, seconds: float) -> dict[str, Counter[str]]:
-    """Let all hostile clients attack; what came of it."""
+    """Run all hostile clients; return the outcomes."""
     outcomes: dict[str, Counter[str]] = {name: Counter() for name in ATTACKS}
 
     async def attack_all() -> None:
-        with contextlib.suppress(TimeoutError):  # they hang up then, whatever they are at
+        with contextlib.suppress(TimeoutError):  # they then disconnect at any point
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
                 for name, force in ATTACKS.items():
                     for _ in range(force.clients):
@@ -83,7 +83,7 @@ def run_hostile(target: Target, seconds: float) -> dict[str, Counter[str]]:
 
 
 async def repeat(attack: Attack, target: Target, outcomes: Counter[str]) -> None:
-    """Attack again and again, and count what comes of it."""
+    """Attack repeatedly, and count the outcomes."""
     await asyncio.sleep(random.random())  # not all at once
     while True:
         outcome: int | str = UNFINISHED
@@ -98,9 +98,9 @@ async def repeat(attack: Attack, target: Target, outcomes: Counter[str]) -> None
 
 
 async def longest_lag() -> float:
-    """For how many seconds this process did not look at its clients, at the worst.
+    """The longest time in seconds that this process did not serve its clients.
 
-    Latencies that it reports may be that much its own, or those of a busy machine.
+    Up to that much of a reported latency may come from this process or a busy machine.
     """
     worst = 0.0
     with contextlib.suppress(asyncio.CancelledError):
@@ -112,7 +112,7 @@ async def longest_lag() -> float:
 
 
 def unexpected(outcomes: dict[str, Counter[str]]) -> dict[str, list[str]]:
-    """What attacks came to and should not have."""
+    """The outcomes of attacks that are not allowed."""
     found = {}
     for name, counted in outcomes.items():
         allowed = {*map(str, ATTACKS[name].outcomes), UNFINISHED}
@@ -122,7 +122,7 @@ def unexpected(outcomes: dict[str, Counter[str]]) -> dict[str, list[str]]:
 
 
 async def settled(port: int) -> dict[str, float]:
-    """The gauges of a server that has no more to do, or still has after a long while."""
+    """The gauges of a server when it is idle, or after a long wait if it is not."""
     deadline = time.monotonic() + SETTLED_WITHIN_SECONDS
     while any((values := await gauges(port)).values()) and time.monotonic() < deadline:
         await asyncio.sleep(0.5)

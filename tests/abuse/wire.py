@@ -1,4 +1,4 @@
-"""HTTP/1.1 as bytes on a socket, so that a client can also get it wrong. Standard library only."""
+"""HTTP/1.1 as bytes on a socket, so that a client can also violate it. Standard library only."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """An answer from the server."""
 
     status: int
     headers: dict[str, str]
@@ -30,18 +30,18 @@ class Connection:
         self._writer = writer
 
     async def send(self, data: bytes) -> None:
-        """Send bytes, in pieces: a server that refuses the rest is noticed in between."""
+        """Send bytes in pieces, to notice a server that refuses the rest."""
         content = memoryview(data)
         for start in range(0, len(data), 262_144):
             self._writer.write(content[start : start + 262_144])
             await self._writer.drain()
 
     async def read(self, count: int) -> bytes:
-        """Up to so many bytes; none when the server has closed."""
+        """Read up to `count` bytes; none if the server has closed."""
         return await self._reader.read(count)
 
     async def answer(self) -> Answer:
-        """Read one answer. Raises `OSError` or `EOFError` when the server closes before its end."""
+        """Read one answer. Raises `OSError` or `EOFError` if the server closes before its end."""
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         status, *lines = head.rstrip().split("\r\n")
         fields = (line.partition(":") for line in lines)
@@ -50,14 +50,14 @@ class Connection:
         return Answer(int(status.split()[1]), headers, body)
 
     async def closed(self) -> None:
-        """Read whatever comes until the server closes."""
+        """Read until the server closes."""
         while await self._reader.read(65_536):
             pass
 
 
 @contextlib.asynccontextmanager
 async def connected(port: int, receive_buffer: int | None = None) -> AsyncIterator[Connection]:
-    """A connection, which is cut at the end without a goodbye.
+    """Open a connection; abort it at the end without a proper close.
 
     A small `receive_buffer` keeps the kernel from taking an answer that nobody reads.
     """

@@ -1,7 +1,7 @@
-"""A real model on real data: irises, with an entity column and a name that is no identifier.
+"""A real model on real data: irises, with an entity column whose name is not an identifier.
 
-These tests are the framework's own. They run inside of a rendered project, in its environment and
-from its directory; tests/test_project.py starts them.
+These are the framework's own tests. They run in the environment and the directory of a rendered
+project; tests/test_project.py starts them.
 """
 
 import time
@@ -44,19 +44,19 @@ SAMPLE: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that is set on this machine changes what a test sees."""
+    """Isolate the tests from the settings of this machine."""
     names = ["CONFIG_PATH", "RECIPE_PATH", "DATA_PATH", "OUTPUT_PATH"]
     for section in (ServingSettings, CorsSettings, MLflowSettings, LoggingSettings):
         prefix = section.model_config.get("env_prefix", "")
         names += [f"{prefix}{name}".upper() for name in section.model_fields]
     for name in names:
-        monkeypatch.setenv(name, "")  # so that what a command sets in a test ends with it
+        monkeypatch.setenv(name, "")  # so that a change by a command is undone after the test
         monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")
 def irises() -> pd.DataFrame:
-    """150 rows: four numbers, the species, and a number for each plant."""
+    """150 rows: four measurements, the species, and a number that identifies the plant."""
     data = load_iris(as_frame=True)
     frame: pd.DataFrame = data.data
     frame.insert(0, "plant id", range(len(frame)))
@@ -66,7 +66,7 @@ def irises() -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def model_directory(irises: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A logged model as MLflow keeps it."""
+    """A logged model as MLflow stores it."""
     import mlflow.sklearn
     from mlflow.models import infer_signature
 
@@ -90,7 +90,7 @@ def model_directory(irises: pd.DataFrame, tmp_path_factory: pytest.TempPathFacto
 
 
 def settings_for(model: Path | str, store: Path) -> Settings:
-    """Settings that serve a model, with an MLflow store of the test's own."""
+    """Settings that serve a model, with the test's own MLflow store."""
     return Settings(
         serving=ServingSettings(model_uri=str(model)),
         mlflow=MLflowSettings(tracking_uri=f"sqlite:///{store / 'mlflow.db'}"),
@@ -98,14 +98,14 @@ def settings_for(model: Path | str, store: Path) -> Settings:
 
 
 def wait_until_loaded(client: TestClient) -> None:
-    """Return when the model is loaded, or could not be."""
+    """Return when the model is loaded or loading has failed."""
     wait_while(client, "being loaded")
 
 
 def wait_while(client: TestClient, text: str) -> None:
-    """Return when `/ready` does not say the text any more."""
+    """Return when `/ready` no longer says the text."""
     while text in client.get("/ready").text:
-        time.sleep(0.01)  # the thread that loads needs the interpreter, too
+        time.sleep(0.01)  # lets the loading thread run
 
 
 @pytest.fixture(scope="session")

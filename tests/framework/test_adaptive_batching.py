@@ -1,4 +1,4 @@
-"""Requests that share calls of the model: each is answered as if it had come alone."""
+"""Requests that share calls of the model get the same answers as if they were alone."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ BAD = {
 
 
 def requests() -> list[tuple[str, Any]]:
-    """64 requests of all routes, every fourth of them wrong in one way or another."""
+    """64 requests to all routes; one in four is wrong in some way."""
     found: list[tuple[str, Any]] = []
     wrong = list(BAD.values())
     for index in range(64):
@@ -86,7 +86,7 @@ def without_ids(document: Any) -> Any:
 
 
 def assert_equal(found: Any, wanted: Any) -> None:
-    """Equal, but for the last digits of numbers."""
+    """Equal except for the last digits of numbers."""
     if isinstance(wanted, dict):
         assert found.keys() == wanted.keys()
         for key in wanted:
@@ -102,7 +102,7 @@ def assert_equal(found: Any, wanted: Any) -> None:
 
 
 class Model:
-    """Doubles numbers, slowly, and refuses negative ones."""
+    """Doubles numbers slowly, and refuses negative numbers."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
@@ -116,7 +116,7 @@ class Model:
 
 
 async def answers(calls: AdaptiveBatcher, *requests: list[int]) -> list[Any]:
-    """What each request is answered, all at once: a list of values, or the error."""
+    """Send all requests at once; return for each a list of values, or the error."""
     made = [calls.predict([(value,) for value in request]) for request in requests]
     found = await asyncio.gather(*made, return_exceptions=True)
     return [one.values.tolist() if isinstance(one, Predictions) else one for one in found]
@@ -179,7 +179,7 @@ def test_rows_that_a_model_names_as_refused_cost_no_further_call() -> None:
     assert calls_made == [5]
 
 
-def test_who_has_made_a_shared_call_fail_shares_no_more_for_a_while(
+def test_a_caller_whose_row_failed_shares_no_calls_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = Model()
@@ -196,7 +196,7 @@ def test_who_has_made_a_shared_call_fail_shares_no_more_for_a_while(
     assert model.calls == [[-1, 1], [-1], [1], [-2], [2], [3, 4]]
 
 
-def test_who_waits_no_longer_is_not_predicted() -> None:
+def test_a_caller_who_has_left_is_not_predicted() -> None:
     model = Model()
     calls = AdaptiveBatcher(model, model, max_rows=1)
 
@@ -217,7 +217,7 @@ def test_who_waits_no_longer_is_not_predicted() -> None:
 
 def test_a_panic_fails_one_call() -> None:
     class Panic(BaseException):
-        """As libraries in Rust raise."""
+        """An exception like those of Rust libraries."""
 
     def panic(_: Sequence[Row]) -> Predictions:
         raise Panic
@@ -241,7 +241,7 @@ def test_a_panic_fails_one_call() -> None:
         (make_pipeline(FunctionTransformer(pd.DataFrame.rank)), False),
     ],
 )
-def test_only_rows_that_know_nothing_of_each_other_share_a_call(
+def test_only_independent_rows_share_a_call(
     irises: pd.DataFrame, tmp_path: Path, first_step: Any, is_shared: bool
 ) -> None:
     features = irises.drop(columns=["plant id", "species"])
@@ -268,12 +268,12 @@ def save_model(model: Any, directory: Path, features: pd.DataFrame) -> None:
 @pytest.mark.parametrize(
     ("rows", "is_refused"),
     [
-        ([0, None, 1e39, 2], [False, False, True, False]),  # trees know single precision
+        ([0, None, 1e39, 2], [False, False, True, False]),  # trees use single precision
         ([0, 1e39], [False, True]),
         ([1e39, -1e39], [True, True]),
     ],
 )
-def test_rows_beyond_what_trees_know_are_told_from_the_others(
+def test_only_rows_beyond_single_precision_are_refused(
     irises: pd.DataFrame, tmp_path: Path, rows: list[float | None], is_refused: list[bool]
 ) -> None:
     features = irises.drop(columns=["plant id", "species"])
@@ -305,14 +305,14 @@ def test_no_row_is_refused_for_its_neighbour(tmp_path: Path, is_sparse: bool) ->
     model = make_pipeline(columns, LinearRegression()).fit(table, [1, 2, 3, 4])
     save_model(model, tmp_path, table)
     served = load_model(settings_for(tmp_path / "model", tmp_path))
-    served.predict_or_blame([(1e39, "a")])  # this estimator takes it
+    served.predict_or_blame([(1e39, "a")])  # this estimator accepts it
     predictions = served.predict_rows([(1e39, "a"), (0.1, "b"), (1.7e308, "a"), (1e39, "b")])
     assert predictions.refused is not None
     assert predictions.refused.tolist() == [False, False, True, False]
     assert predictions.values[1] == served.predict_rows([(0.1, "b")]).values[0]
 
 
-def test_missing_values_are_told_where_the_model_takes_none(
+def test_missing_values_are_found_if_the_model_refuses_them(
     irises: pd.DataFrame, tmp_path: Path
 ) -> None:
     features = irises.drop(columns=["plant id", "species"])
@@ -339,7 +339,7 @@ def test_no_caller_gets_the_answer_to_another(tmp_path: Path) -> None:
     assert refused.value.index == 1
 
 
-def test_the_queue_is_told(model_directory: Path, tmp_path: Path) -> None:
+def test_metrics_show_the_queue(model_directory: Path, tmp_path: Path) -> None:
     with TestClient(create_app(settings_for(model_directory, tmp_path))) as client:
         wait_until_loaded(client)
         body = json.dumps({"samples": [SAMPLE] * 5})

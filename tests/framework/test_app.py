@@ -40,7 +40,7 @@ def test_batch_answers_in_order_like_one_by_one(client: TestClient, irises: pd.D
     assert [a["confidence"] for a in batch] == pytest.approx([a["confidence"] for a in alone])
 
 
-TARGET = "is not known here; it is the target, which the model predicts: leave it out"
+TARGET = "is the target, which the model predicts; leave it out"
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ TARGET = "is not known here; it is the target, which the model predicts: leave i
         ({"petal width (cm)": None}, "/petal width (cm)", "must not be null"),
         ({"plant id": 1.7}, "/plant id", "must be a valid integer"),
         ({"species": "setosa"}, "/species", TARGET),
-        ({"a/b~c": 1}, "/a~1b~0c", "is not known here"),
+        ({"a/b~c": 1}, "/a~1b~0c", "unknown field"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(
@@ -94,7 +94,7 @@ def test_answers_stay_short_whatever_is_sent(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff", b'{"plant id": NaN}'])
-def test_what_is_no_json_object_is_refused(client: TestClient, body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(client: TestClient, body: bytes) -> None:
     answer = client.post("/predict", content=body)
     assert answer.status_code == 422
     assert answer.json()["status"] == 422
@@ -103,7 +103,7 @@ def test_what_is_no_json_object_is_refused(client: TestClient, body: bytes) -> N
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/predict", 405)]
 )
-def test_other_errors_are_problem_documents_too(
+def test_other_errors_are_problem_documents(
     client: TestClient, method: str, path: str, status: int
 ) -> None:
     answer = client.request(method, path)

@@ -1,4 +1,4 @@
-"""The structure of a body is known before it is parsed."""
+"""The structure of a body is counted before it is parsed."""
 
 import json
 import random
@@ -12,7 +12,7 @@ TEXTS = ["", "a", '"', "\\", '\\"', '[{"', "]},", "é\U0001f427", "\\\\", '"\\']
 
 
 def document(dice: random.Random, depth: int) -> Any:
-    """A value with texts that look like structure."""
+    """A value with text that looks like structure."""
     kind = dice.randrange(4) if depth else 3
     children = [document(dice, depth - 1) for _ in range(dice.randrange(1, 4))] if kind < 2 else []
     if kind == 0:
@@ -23,7 +23,7 @@ def document(dice: random.Random, depth: int) -> Any:
 
 
 def size(value: Any) -> tuple[int, int]:
-    """How many arrays, objects and commas a value has, and how deep it is."""
+    """The number of arrays, objects and commas in a value, and its depth."""
     if not isinstance(value, list | dict):
         return 0, 0
     sizes = [size(one) for one in (value.values() if isinstance(value, dict) else value)]

@@ -1,4 +1,4 @@
-"""The command line: quick help, and one sentence for a mistake."""
+"""The command line: fast help, and one sentence for a mistake."""
 
 import os
 import socket
@@ -37,7 +37,7 @@ def test_help_imports_no_machine_learning() -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
-        ([], {}, "no model is named"),
+        ([], {}, "no model is given"),
         (["--run-id", "a", "--model-uri", "b"], {}, "give one"),
         (["--run-id", "a", "--config-path", "nowhere.yaml"], {}, "nowhere.yaml: no such file"),
         (["--run-id", "a", "--port", "0"], {}, "--port"),

@@ -1,4 +1,4 @@
-"""Column types: the same value means the same in JSON, in an array and in a file."""
+"""Column types: a value has the same meaning in JSON, in an array and in a file."""
 
 import re
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ def test_json_values(name: str) -> None:
 
 
 def rows_of_the_guide() -> Iterator[tuple[str, list[str], list[str], str]]:
-    """Yield type, values taken, values refused and what a missing value is, as docs/api.md says."""
+    """Yield type, accepted values, refused values and the missing value, from docs/api.md."""
     guide = (PROJECT / "docs/api.md").read_text(encoding="utf-8")
     names = "|".join(TYPED)
     for line in re.findall(rf"^\| `(?:{names})` \|.*\| `Na[NT]` \|$", guide, re.MULTILINE):

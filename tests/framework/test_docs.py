@@ -1,4 +1,4 @@
-"""`/docs`: Swagger UI from the server's own files; what is open without a key and what is not."""
+"""`/docs`: Swagger UI from the server's own files, and what is open without a key."""
 
 import asyncio
 import gzip
@@ -109,8 +109,8 @@ def test_the_root_leads_to_the_page_and_is_counted(client: TestClient) -> None:
     assert 'http_requests_total{method="GET",route="/",status="307"}' in text
 
 
-def test_callers_who_take_nothing_keep_nobody_from_predicting(client: TestClient) -> None:
-    """Beyond a number of downloads at a time there is 503, and each holds one piece in memory."""
+def test_stalled_downloads_do_not_block_predictions(client: TestClient) -> None:
+    """Too many concurrent downloads get a 503, and each holds one piece in memory."""
     app: Any = client.app
     held: list[int] = []
 
@@ -128,7 +128,7 @@ def test_callers_who_take_nothing_keep_nobody_from_predicting(client: TestClient
                 elif first and message.get("more_body"):
                     first = False
                     held.append(len(message["body"]))
-                    await enough.wait()  # takes nothing more
+                    await enough.wait()  # reads no more
 
             scope = {
                 "type": "http",
@@ -156,7 +156,7 @@ def test_callers_who_take_nothing_keep_nobody_from_predicting(client: TestClient
     assert statuses.count(503) == 5
     assert statuses.count(200) == docs.MOST_DOWNLOADS
     assert set(held) == {docs.PIECE_BYTES}
-    assert client.get(SWAGGER_UI).status_code == 200  # when they are gone
+    assert client.get(SWAGGER_UI).status_code == 200  # after they are gone
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The user's package `custom`: what it adds holds everywhere, and what is broken in it is told."""
+"""The user's package `custom`: its additions apply everywhere, and its errors are reported."""
 
 import sys
 from pathlib import Path
@@ -25,7 +25,7 @@ PREDICTIONS = [
 
 @pytest.fixture
 def custom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty package `custom`, before that of the project."""
+    """An empty package `custom`, ahead of the project's on the path."""
     package = tmp_path / "own" / "custom"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
@@ -38,7 +38,7 @@ def custom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def _forget(request: pytest.FixtureRequest) -> Any:
-    """Let no test see the modules of another one."""
+    """Unload the modules, so that no test sees those of another test."""
     yield
     for name in [name for name in sys.modules if name.partition(".")[0] == "custom"]:
         del sys.modules[name]
@@ -145,7 +145,7 @@ def test_an_own_root_wins_over_the_way_to_the_docs_and_needs_the_key(
 def test_open_paths_are_open_to_read_alone(
     custom: Path, model_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A route for any path takes what the framework's routes there do not."""
+    """A route for any path handles the methods that the framework's routes do not."""
     write(
         custom,
         "api.py",
@@ -167,7 +167,7 @@ def test_open_paths_are_open_to_read_alone(
 def test_an_own_route_in_place_of_the_docs_is_refused(
     custom: Path, model_directory: Path, tmp_path: Path, path: str
 ) -> None:
-    """It would be open without a key."""
+    """The route would be open without a key."""
     write(custom, "api.py", f"def extend(app):\n    app.add_api_route('{path}', lambda: 1)\n")
     with pytest.raises(ExtensionError, match=f"GET {path} belongs to the framework"):
         app_with(model_directory, tmp_path)
@@ -225,7 +225,9 @@ def test_a_router_a_mount_and_a_route_for_any_path_stand_beside_the_framework(
 BROKEN = [
     pytest.param("api.py", "def extend(app:\n", r"api\.py:1: .*SyntaxError", id="syntax"),
     pytest.param("api.py", "import nowhere\n", r"api\.py:1: .*nowhere", id="import"),
-    pytest.param("api.py", "x = 1\n", r"api\.py: defines no function extend", id="no-extend"),
+    pytest.param(
+        "api.py", "x = 1\n", r"api\.py: does not define a function extend", id="no-extend"
+    ),
     pytest.param("api.py", "def extend():\n    pass\n", r"api\.py:1: .*argument", id="arguments"),
     pytest.param(
         "api.py", "def extend(app):\n    app.nothing()\n", r"api\.py:2: .*'nothing'", id="raises"
@@ -257,7 +259,10 @@ BROKEN = [
     ),
     pytest.param("engines.py", "import nowhere\n", r"engines\.py:1: .*nowhere", id="engines"),
     pytest.param(
-        "engines.py", "x = 1\n", r"engines\.py: defines no function load_engine", id="no-engine"
+        "engines.py",
+        "x = 1\n",
+        r"engines\.py: does not define a function load_engine",
+        id="no-engine",
     ),
     pytest.param("prediction.py", "1 / 0\n", r"prediction\.py:1: .*ZeroDivision", id="hook"),
     pytest.param(
@@ -451,7 +456,7 @@ WRONG_HOOKS = [
 
 
 @pytest.mark.parametrize(("line", "message"), WRONG_HOOKS)
-def test_a_hook_that_fails_on_the_example_is_told_before_there_is_a_caller(
+def test_a_hook_that_fails_on_the_example_is_reported_at_startup(
     custom: Path, model_directory: Path, tmp_path: Path, line: str, message: str
 ) -> None:
     write(custom, "prediction.py", f"def before_predict(rows, context):\n    {line}\n")
@@ -471,7 +476,7 @@ def test_a_field_that_is_a_column_is_refused(
     """
     write(custom, "prediction.py", code)
     settings = settings_for(model_directory, tmp_path)
-    with pytest.raises(ExtensionError, match=r"RequestFields: the field 'petal length \(cm\)' is"):
+    with pytest.raises(ExtensionError, match=r"RequestFields: the field 'petal length \(cm\)' al"):
         load_model(settings, hooks=PredictionHooks.load(settings))
 
 
@@ -532,7 +537,7 @@ def test_own_settings(custom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_settings(config)
     monkeypatch.delenv("CUSTOM_LIMIT")
     for content, message in (
-        ("custom: {limit: 1, limt: 2}", r"custom\.limt: unknown key; known here: limit, name"),
+        ("custom: {limit: 1, limt: 2}", r"custom\.limt: unknown key; known keys: limit, name"),
         ("custom: {limit: many}", r"custom\.limit: .*integer"),
         ("serving: {}", r"custom\.limit: is required"),
     ):

@@ -38,8 +38,8 @@ def test_every_form_of_json_is_answered(client: TestClient, body: Any) -> None:
     assert answer.json() == ANSWER
 
 
-def test_only_csv_says_what_a_line_is(client: TestClient) -> None:
-    """Unicode has more line separators than CSV, and a quoted field may hold any."""
+def test_lines_are_separated_as_in_csv(client: TestClient) -> None:
+    """Unicode has more line separators than CSV; a quoted field may contain any of them."""
     names = ",".join(f'"{name}"' for name in [*NAMES, "plant id"])
     content = f'{names}\r\n5.1,3.5,1.4,0.2,"a\r\nb"\r\n6,3,6,2.5,c\u2028d\x85e\x0cf\r\n'
     answer = client.post(
@@ -61,12 +61,12 @@ def test_csv_is_answered(client: TestClient) -> None:
         ({}, "", "exactly one of"),
         ({"instances": [ROW], "inputs": [ROW]}, "", "exactly one of"),
         ({"instances": [ROW], "params": {"a": 1}}, "/params", "not supported"),
-        ({"instances": [ROW], "other": 1}, "/other", "not known"),
+        ({"instances": [ROW], "other": 1}, "/other", "unknown field"),
         ({"instances": []}, "/instances", "must not be empty"),
         ({"instances": [ROW, 1]}, "/instances/1", "must be an object"),
-        ({"instances": [ROW | {"x": 1}]}, "/instances/0/x", "is not known here"),
+        ({"instances": [ROW | {"x": 1}]}, "/instances/0/x", "unknown field"),
         ({"inputs": {"petal width (cm)": 1}}, "/inputs/petal width (cm)", "a list"),
-        ({"inputs": {"a": [1], "b": [1, 2]}}, "/inputs", "one length"),
+        ({"inputs": {"a": [1], "b": [1, 2]}}, "/inputs", "equal length"),
         (
             {"inputs": {name: [1] for name in NAMES} | {NAMES[1]: ["x"]}},
             f"/inputs/{NAMES[1]}/0",

@@ -25,7 +25,7 @@ KEY = "a-key-of-some-length"
 def limited(
     request: pytest.FixtureRequest, model_directory: Path, tmp_path: Path
 ) -> Iterator[TestClient]:
-    """The API with the settings that the test's parameter names."""
+    """The API with the settings in the test's parameter."""
     settings = settings_for(model_directory, tmp_path)
     serving = settings.serving.model_copy(update=getattr(request, "param", {}))
     settings = settings.model_copy(update={"serving": serving})
@@ -74,7 +74,7 @@ def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 
 @serving(max_concurrent_requests=2)
-def test_more_requests_than_allowed_are_told_to_come_back(
+def test_more_requests_than_allowed_get_a_503(
     limited: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow_down(monkeypatch, 0.5)
@@ -97,7 +97,7 @@ def test_a_model_that_is_too_slow_is_504(
     assert answer.json()["detail"] == "the model did not answer within 0.3 s"
 
 
-def test_a_key_is_asked_for_but_by_no_probe(
+def test_a_key_is_required_except_for_probes(
     model_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("API_KEY", KEY)
@@ -146,7 +146,7 @@ def test_metrics_may_be_off(limited: TestClient) -> None:
 
 
 def counted(limits: Limits, length: int) -> ExitStack:
-    """A block that has reserved a body of so many bytes, in two pieces."""
+    """Reserve a body of this many bytes, in two pieces, until the block ends."""
     stack = ExitStack()
     reserved = stack.enter_context(limits.reserve_body())
     try:
@@ -158,7 +158,7 @@ def counted(limits: Limits, length: int) -> ExitStack:
     return stack
 
 
-def test_small_bodies_find_room_whatever_large_ones_take() -> None:
+def test_large_bodies_leave_room_for_small_ones() -> None:
     limits = Limits(max_requests=2, max_body_bytes=100_000, max_batch_rows=10)
     with ExitStack() as stack:
         for _ in range(limits_room.MOST_LARGE_BODIES):
@@ -182,9 +182,9 @@ def test_small_bodies_are_limited_by_themselves() -> None:
     counted(limits, LARGE_BYTES).close()
 
 
-def test_answers_that_nobody_takes_have_a_limit_of_their_own() -> None:
+def test_unread_answers_have_their_own_limit() -> None:
     limits = Limits(max_requests=2, max_body_bytes=100_000, max_batch_rows=10)
-    with limits.answer(10_000_000):  # one may be of any length
+    with limits.answer(10_000_000):  # a single answer may have any length
         with pytest.raises(Overloaded), limits.answer(20_000):
             pass
         counted(limits, 100_000).close()

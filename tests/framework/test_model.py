@@ -1,4 +1,4 @@
-"""Models from elsewhere: whatever MLflow loads as a Python function."""
+"""Models from elsewhere that MLflow loads as a Python function."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 
 class ReadsItsFileWhenAsked(PythonModel):
-    """Adds the number in its artifact, which it opens at every call."""
+    """Adds the number in its artifact, which it opens in every call."""
 
     def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
         number = float(Path(context.artifacts["number"]).read_text())
@@ -89,7 +89,7 @@ def test_an_answer_against_the_signature_shows_before_there_is_a_caller(tmp_path
 
 
 class Echoes(PythonModel):
-    """Answers its input, or -1 where there is none."""
+    """Answers its input, or -1 if it is missing."""
 
     def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
         return model_input["n"] if "n" in model_input else [-1] * len(model_input)
@@ -108,7 +108,7 @@ def test_integers_stay_exact_whatever_their_neighbours_lack(tmp_path: Path) -> N
 
 
 def test_scikit_learn_models_answer_as_mlflow_says(tmp_path: Path) -> None:
-    """A target of shape (rows, 1), and a model that was logged to answer probabilities."""
+    """A target of shape (rows, 1), and a model logged to answer probabilities."""
     features = pd.DataFrame({"x": [0.0, 1.0, 2.0, 3.0]})
     models = {
         "column": (LinearRegression().fit(features, features[["x"]]), "predict"),
@@ -143,7 +143,7 @@ def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def copied(model_directory: Path, tmp_path: Path) -> Path:
-    """A copy of the model, to be changed."""
+    """A copy of the model that a test may change."""
     return Path(shutil.copytree(model_directory, tmp_path / "model"))
 
 

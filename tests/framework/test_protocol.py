@@ -11,7 +11,7 @@ import uvicorn
 from serving.api import protocol
 from starlette.types import Receive, Scope, Send
 
-LARGE = b"x" * 20_000_000  # more than the kernel's buffers take
+LARGE = b"x" * 20_000_000  # more than the kernel's buffers hold
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -25,7 +25,7 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 @contextlib.contextmanager
 def served() -> Iterator[tuple[int, uvicorn.Server]]:
-    """The port and the server of `answer`, in a thread."""
+    """Run a server of `answer` in a thread; return its port and the server."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         options = {"http": protocol.Protocol, "lifespan": "off", "log_level": "error"}
         server = uvicorn.Server(uvicorn.Config(answer, **options))  # type: ignore[arg-type]  # mixed
@@ -40,7 +40,7 @@ def served() -> Iterator[tuple[int, uvicorn.Server]]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stalls are over sooner."""
+    """Shorten the time limits for stalls."""
     monkeypatch.setattr(protocol, "STALLED_SECONDS", 0.5)
 
 
@@ -114,5 +114,5 @@ def test_an_answer_that_is_read_slowly_arrives() -> None:
         count = 0
         while chunk := connection.recv(1_000_000):
             count += len(chunk)
-            threading.Event().wait(0.05)  # longer in all than a stall may be
+            threading.Event().wait(0.05)  # in total longer than a stall may be
     assert count > len(LARGE)

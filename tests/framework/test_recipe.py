@@ -1,4 +1,4 @@
-"""Recipes: what is read, and how a mistake is named."""
+"""Reading recipes, and the message for each mistake in one."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ INTERFACE = "data__data_interface"
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"nme": "x"}, "nme: unknown key; known here: name, task_choice"),
+        ({"nme": "x"}, "nme: unknown key; known keys: name, task_choice"),
         ({f"{INTERFACE}__targt": "x"}, "data.data_interface.targt: unknown key"),
         (
             {f"{INTERFACE}__target_column": None},
@@ -57,10 +57,10 @@ INTERFACE = "data__data_interface"
         ({"model__hyperparameters__tuning_enabled": True}, "tuning is not supported yet"),
         ({"data__fetcher__type": "feature_store"}, "feature_store is not supported"),
         ({"data__split": {"train": 0.9, "test": 0.2}}, "must add up to 1, not 1.1"),
-        ({"preprocessor": {"steps": [{"type": "drop_missing"}]}}, "looks at other rows"),
+        ({"preprocessor": {"steps": [{"type": "drop_missing"}]}}, "uses other rows"),
         (
             {"preprocessor": {"steps": [{"type": "one_hot_encoder", "degree": 2}]}},
-            "one_hot_encoder does not know degree; it knows columns, handle_unknown",
+            "one_hot_encoder has no option degree; its options are columns, handle_unknown",
         ),
         (
             {"preprocessor": {"steps": [{"type": "simple_imputer", "strategy": "middle"}]}},
@@ -151,7 +151,7 @@ def test_what_is_logged_has_variables_as_they_are_written(
     assert recipe.as_written() == expected
     assert "hunter2" not in json.dumps(recipe.as_written())
     monkeypatch.delenv("DB_PASSWORD")
-    stored = Recipe.model_validate(recipe.as_written())  # as a server reads it
+    stored = Recipe.model_validate(recipe.as_written())  # reads it as a server does
     assert stored.data.loader.source_uri == text
 
 
@@ -189,7 +189,7 @@ def test_text_of_the_environment_is_refused_in_what_is_stored(
     with pytest.raises(RecipeError) as error:
         load_recipe(path)
     assert str(error.value).startswith(f"{path}: {key}: '")
-    assert "must stand for a number or boolean here" in str(error.value)
+    assert "must be a number or boolean here" in str(error.value)
     assert "hunter2" not in str(error.value)
 
 

@@ -1,4 +1,4 @@
-"""What is shown of addresses and errors: never a login, a key or a token."""
+"""Addresses and errors never show a login, a key or a token."""
 
 import random
 import string
@@ -34,7 +34,7 @@ AROUND = ["{}", "cannot reach {}", "'{}': is no path", "({}), gave up", "first {
 
 
 def secret(unsafe: str) -> str:
-    """Text whose every part is recognized when it is shown, with characters that confuse."""
+    """Text with confusing characters, of which any part is recognized if it is shown."""
     parts = ["Secret" + "".join(RANDOM.choices(string.ascii_letters, k=6)) for _ in range(3)]
     return "".join(part + RANDOM.choice(unsafe) for part in parts)
 
@@ -73,7 +73,7 @@ def test_a_password_that_looks_like_a_query_is_not_shown() -> None:
     assert is_clean(redact("https://host/path?token=Secret@Secret"))
 
 
-def test_what_is_no_secret_stays() -> None:
+def test_text_without_a_secret_is_unchanged() -> None:
     for text in (
         "models:/name@champion",
         "s3://bucket/models@2/x",
@@ -134,5 +134,5 @@ def test_an_error_of_the_users_own_code_is_told_without_logins() -> None:
 
 @pytest.mark.parametrize("unit", [":", "://a:", "token=:", "@", "a"])
 def test_a_caller_cannot_make_it_slow(unit: str) -> None:
-    """The patterns take time by the square of a text's length: a hundredth of it is kept."""
+    """The patterns take quadratic time in the length of a text, so it is cut to a hundredth."""
     assert len(redact("token=" + unit * (1_000_000 // len(unit)))) < 10_000

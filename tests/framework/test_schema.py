@@ -108,7 +108,7 @@ def test_without_a_recipe_the_signature_is_the_request() -> None:
 @pytest.mark.parametrize(
     ("given", "identifier"),
     [
-        ({"example": {"id": 4711, "a": 1.5}}, 4711),  # whoever gives an example may name one
+        ({"example": {"id": 4711, "a": 1.5}}, 4711),  # a given example may name an entity
         ({"example": {"a": 1.5}}, 1),
         ({"input_example": {"id": 4711, "a": 1.5}}, 1),  # a row of the data
         ({"input_example": {"a": 1.5}}, 1),

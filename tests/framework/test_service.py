@@ -1,4 +1,4 @@
-"""The life of a served model, and what is said of it."""
+"""The life cycle of a served model, and what the service reports about it."""
 
 import json
 import logging
@@ -100,7 +100,7 @@ def test_an_error_of_the_model_is_not_blamed_on_the_sample(
     assert client.post("/predict", json=SAMPLE).status_code == 500
 
 
-def test_the_reason_names_no_place(tmp_path: Path, irises: pd.DataFrame) -> None:
+def test_the_reason_shows_no_path(tmp_path: Path, irises: pd.DataFrame) -> None:
     import mlflow.sklearn
     from mlflow.models import infer_signature
 
@@ -126,7 +126,7 @@ def test_the_reason_names_no_place(tmp_path: Path, irises: pd.DataFrame) -> None
 
 
 def test_a_sample_that_the_model_refuses_is_named(client: TestClient) -> None:
-    """Finite in JSON, but the sum of the features is not."""
+    """The values are finite in JSON, but their sum is not."""
     extreme = SAMPLE | dict.fromkeys(list(SAMPLE)[1:], 1.7e308)
     for path, body, pointer in (
         ("/predict", extreme, ""),
@@ -222,6 +222,6 @@ def test_a_module_that_is_missing_is_named(
         load_model(settings_for(model_directory, tmp_path))
 
 
-def test_a_model_that_is_nowhere_is_no_contract_error(tmp_path: Path) -> None:
+def test_a_missing_model_is_not_a_contract_error(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError):
         load_model(settings_for(tmp_path / "nowhere", tmp_path))

@@ -38,7 +38,7 @@ def test_the_environment_overrides_the_file(
 ) -> None:
     path = write(tmp_path, "serving: {port: 9000, host: '::1'}\nmlflow: {tracking_uri: a}")
     monkeypatch.setenv("PORT", "7000")
-    monkeypatch.setenv("HOST", "")  # empty is not set
+    monkeypatch.setenv("HOST", "")  # empty means not set
     monkeypatch.setenv("LOG_LEVEL", "debug")
     settings = load_settings(path)
     assert (settings.serving.port, settings.serving.host) == (7000, "::1")
@@ -65,11 +65,11 @@ def test_a_config_path_can_come_from_the_environment(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("serving: {prt: 1}", "serving.prt: unknown key; known here: model_run_id, model_uri"),
+        ("serving: {prt: 1}", "serving.prt: unknown key; known keys: model_run_id, model_uri"),
         ("serving: {port: 0}", "serving.port: must be greater than or equal to 1 (is 0)"),
         ("logging: {level: LOUD}", "logging.level: must be 'DEBUG'"),
         ("serving: {_cli_parse_args: true}", "_cli_parse_args: unknown key"),
-        ("database: {}", "database: unknown key; known here: environment, mlflow"),
+        ("database: {}", "database: unknown key; known keys: environment, mlflow"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(tmp_path: Path, content: str, message: str) -> None:
@@ -98,9 +98,9 @@ def test_a_key_is_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("a key of some length\n", "must not begin or end with a blank or a line break"),
-        (" a key of some length", "must not begin or end with a blank or a line break"),
-        ("a key of some length\t", "must not begin or end with a blank or a line break"),
+        ("a key of some length\n", "must not start or end with a space or a line break"),
+        (" a key of some length", "must not start or end with a space or a line break"),
+        ("a key of some length\t", "must not start or end with a space or a line break"),
         ("a key of\nsome length", "must consist of printable ASCII characters"),
         ("a key of\x1bsome length", "must consist of printable ASCII characters"),
         ("ein Schlüssel von einiger Länge", "must consist of printable ASCII characters"),
@@ -134,18 +134,18 @@ def test_exactly_one_model_is_named(tmp_path: Path) -> None:
 
     assert model("model_run_id: abc") == "runs:/abc/model"
     assert model("model_uri: models:/a@b") == "models:/a@b"
-    with pytest.raises(ConfigError, match="no model is named"):
+    with pytest.raises(ConfigError, match="no model is given"):
         model("")
     with pytest.raises(ConfigError, match="keep one"):
         model("model_run_id: abc, model_uri: models:/a@b")
 
 
 def described() -> Iterator[tuple[str, str, str, str]]:
-    """Yield variable, key in the file, default and description of every setting."""
+    """Yield the variable, key in the file, default and description of every setting."""
     for section, model in SECTIONS.items():
         for name, field in model.model_fields.items():
             if field.description is None:
-                continue  # a section of its own
+                continue  # a section
             default: object = field.get_default()
             if isinstance(default, bool):
                 default = str(default).lower()
@@ -164,7 +164,7 @@ def test_the_docs_describe_every_setting() -> None:
 def test_the_variable_of_a_setting_is_read(
     variable: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some value is refused in the variable's name, or taken over."""
+    """A value is either refused with the variable's name, or used."""
     monkeypatch.setenv(variable, "-4711-")
     path, said = write(tmp_path, ""), f"environment variable {variable}: "
     with contextlib.suppress(ConfigError):

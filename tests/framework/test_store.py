@@ -1,4 +1,4 @@
-"""A run's model in a real MLflow store, read with SQLite and through MLflow: the same answers."""
+"""A real MLflow store, read with SQLite and through MLflow, gives the same answers."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ EXPERIMENT = "flowers"
 
 @contextmanager
 def inside(directory: Path) -> Iterator[None]:
-    """MLflow puts artifacts into the directory that it works in."""
+    """MLflow puts artifacts into its working directory."""
     before = Path.cwd()
     os.chdir(directory)
     try:
@@ -72,7 +72,7 @@ def store(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> An
                 mlflow.sklearn.log_model(
                     model,
                     name=name,
-                    # MLflow's default is the other one.
+                    # MLflow's default is the other form.
                     serialization_format="skops" if name == "iris-model" else "cloudpickle",
                     signature=signature,
                     metadata=metadata,
@@ -107,7 +107,7 @@ def store(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> An
 
 @pytest.fixture
 def through_mlflow(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From its call on, MLflow reads the local store, too."""
+    """Once called, MLflow also reads local stores."""
     return lambda: monkeypatch.setattr(finding, "file_of", lambda _: None)
 
 
@@ -214,7 +214,7 @@ print(load_model(settings).model_id, "mlflow" in sys.modules)
 
 
 def problems(store: Any) -> dict[str, tuple[dict[str, str], str]]:
-    """What is asked for, and the beginning of the answer."""
+    """Requested URIs, and the beginning of the answer."""
     uri = f"sqlite:///{store.project / 'mlflow.db'}"
     return {
         "unknown": (
@@ -242,7 +242,7 @@ def problems(store: Any) -> dict[str, tuple[dict[str, str], str]]:
 
 
 @pytest.mark.parametrize("is_mlflow", [False, True], ids=["sqlite", "mlflow"])
-def test_what_is_not_there_is_told_at_once(
+def test_a_missing_model_is_reported_at_once(
     store: Any, is_mlflow: bool, through_mlflow: Callable[[], None]
 ) -> None:
     if is_mlflow:
@@ -263,7 +263,7 @@ def test_what_is_not_there_is_told_at_once(
         ("models:/m-1", "there is no logged model m-1"),
     ],
 )
-def test_what_is_not_registered_is_told_at_once(store: Any, uri: str, message: str) -> None:
+def test_an_unregistered_model_is_reported_at_once(store: Any, uri: str, message: str) -> None:
     with pytest.raises(ModelNotFound, match=message):
         load_model(settings_of(store.project, model_uri=uri))
 
@@ -285,7 +285,7 @@ def test_a_server_does_not_try_again_what_the_store_does_not_have(
     with TestClient(create_app(settings_of(store.project, model_run_id="abc"))) as client:
         wait_until_loaded(client)
         assert client.get("/health").status_code == 200
-        reason = "the store has no such model; the server's log says more"
+        reason = "the store has no such model; the server's log has details"
         assert client.get("/ready").json()["detail"] == reason
     assert "there is no run 'abc'" in caplog.text
 
@@ -317,7 +317,7 @@ def copies(source: Path, target: Path) -> None:
 
 
 def moves(source: Path, target: Path) -> None:
-    """Move a project: nothing is left in the old place."""
+    """Move a project; nothing is left at the old path."""
     away = target.with_name("away")
     shutil.copytree(source, away)
     copies(source, target)
@@ -355,7 +355,7 @@ def test_a_project_may_be_moved_or_copied(
         for uri in uris(store):
             assert quick.model(uri).path.is_relative_to(moved), uri
 
-    # What is trained there stays there, and MLflow itself finds what there was.
+    # New runs are stored at the new path, and MLflow itself finds the old runs.
     assert follow_move(moved / "mlflow.db") is not None
     assert follow_move(moved / "mlflow.db") is None
     settings = settings_of(moved, model_run_id=store.usual)
@@ -376,7 +376,7 @@ def _same(one: Store, other: Store) -> None:
     assert list(one.runs()) == list(other.runs())
 
 
-def test_artifacts_that_were_lost_are_told(store: Any, tmp_path: Path) -> None:
+def test_lost_artifacts_are_reported(store: Any, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     moves(store.project, moved)
     shutil.rmtree(moved / "mlruns")
@@ -406,7 +406,7 @@ def test_a_store_that_is_not_understood_is_left_to_mlflow(
     found = find_model(settings_of(store.project, model_uri="models:/iris/latest"))
     assert found.files is not None
     assert mlmodel.read(found.path).version == "iris/3"
-    told = "MLflow reads the store, as this project does not: the URI models:/iris/latest"
+    told = "the store is read through MLflow: the URI models:/iris/latest"
     assert told in caplog.text
 
 

@@ -4,9 +4,9 @@ The framework in `src/serving/` imports these modules if they exist; all are opt
 docs/customization.md has a worked example of each.
 
 api.py           routes, middleware, dependencies, error handlers: `extend(app)`
-prediction.py    code before and after the model, further fields of requests and answers
-settings.py      a section `custom` of your own in configs/
+prediction.py    code before and after the model, additional fields of requests and answers
+settings.py      your own settings, in the section `custom` of configs/
 engines.py       engines for models that the framework cannot call
 commands/        commands of `mmp`, one module each
-estimators.py    estimators and transformers that recipes name; any module name will do
+estimators.py    estimators and transformers that recipes name; the module may have any name
 """

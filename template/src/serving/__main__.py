@@ -1,4 +1,4 @@
-"""`python -m serving`: the `mmp` command, also where another package has a script of that name."""
+"""`python -m serving`: the `mmp` command, even if another package has a script of that name."""
 
 from serving.cli import main
 

@@ -1,6 +1,6 @@
-"""The `mmp` command. Every public module in `serving.commands` is one of its commands.
+"""The `mmp` command. Every public module in `serving.commands` is one of its subcommands.
 
-Command modules import what they need inside their function, so that `mmp --help` is quick.
+Command modules import their dependencies inside functions, so that `mmp --help` is fast.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ from serving.errors import ExtensionError, ServingError
 from serving.redaction import redact
 
 _UsageError: Any = typer.BadParameter.__base__
-"""A mistake on the command line. Typer does not export it; its Click is a copy of its own."""
+"""A command-line error. Typer does not export it, and it bundles its own copy of Click."""
 
 
 class _Commands(TyperGroup):
-    """The commands. A mistake on the command line is told like any other, in one sentence."""
+    """The commands. Command-line errors are reported in one sentence, like all others."""
 
     def make_context(self, info_name: Any, args: list[str], *rest: Any, **extra: Any) -> Any:
-        if not args:  # the help follows
+        if not args:  # prints the help
             return super().make_context(info_name, args, *rest, **extra)
         with _one_sentence():
             return super().make_context(info_name, args, *rest, **extra)
@@ -49,7 +49,7 @@ def _sentence(exc: Any) -> str:
     if similar:
         return f"there is no option {option}; did you mean {similar[0]}?"
     if option and exc.ctx and exc.ctx.parent is None:
-        return f"{option} stands before the command; write it after: mmp COMMAND {option}"
+        return f"{option} must follow the command: mmp COMMAND {option}"
     message = exc.format_message().partition(", unable to parse")[0].rstrip(".")
     for pydantics, ours in (
         ("Input should be", "must be"),
@@ -60,13 +60,13 @@ def _sentence(exc: Any) -> str:
     message = f"{message[0].lower()}{message[1:]}"
     if message.endswith("?") or exc.ctx is None:
         return message
-    return f"{message}; '{exc.ctx.command_path} --help' shows what it takes"
+    return f"{message}; '{exc.ctx.command_path} --help' shows its options"
 
 
 app = typer.Typer(
     name="mmp",
     cls=_Commands,
-    help="Machine learning from a recipe to predictions.",
+    help="Machine learning from recipe to predictions.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -77,7 +77,7 @@ app = typer.Typer(
 
 @app.callback()
 def _root() -> None:
-    """Keep the commands' names even when there is only one."""
+    """Keep the command names even if there is only one command."""
 
 
 for _module in pkgutil.iter_modules(commands.__path__):
@@ -87,9 +87,9 @@ for _module in pkgutil.iter_modules(commands.__path__):
 
 
 def _add_own_commands() -> None:
-    """Add the commands of the user's package `custom.commands`, in the same way.
+    """Add the commands in the user's package `custom.commands` in the same way.
 
-    Raises `ExtensionError` for one that cannot be used.
+    Raises `ExtensionError` for a command that cannot be used.
     """
     package = extensions.load("commands")
     if package is None:
@@ -105,13 +105,13 @@ def _add_own_commands() -> None:
         name = module.name.replace("_", "-")
         if name in taken:
             where = extensions.location(command)
-            raise ExtensionError(f"{where}: there is a command '{name}' already; rename the file")
+            raise ExtensionError(f"{where}: the command '{name}' already exists; rename the file")
         app.command(name)(extensions.function(command, "run"))
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user ends with one sentence and exit status 2."""
-    # As PID 1 of a container a process has to say itself that SIGTERM ends it.
+    """Run the command line; a user's mistake ends with one sentence and exit status 2."""
+    # PID 1 of a container ignores SIGTERM unless it sets a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         _add_own_commands()

@@ -1,11 +1,11 @@
-"""What goes wrong, each with one sentence that says what and where."""
+"""Exceptions; each message is one sentence that says what is wrong and where."""
 
 
 class ServingError(Exception):
-    """Base of all errors whose message is meant for the user as it stands.
+    """Base of all errors whose message is shown to the user unchanged.
 
-    The command line prints it on stderr and exits with status 2; the server gives it as the
-    reason why it is not ready.
+    The command line prints it to stderr and exits with status 2; the server logs it as the reason
+    why it is not ready.
     """
 
 
@@ -18,15 +18,15 @@ class RecipeError(ServingError):
 
 
 class DataError(ServingError):
-    """A data file cannot be read, or its columns or values are not what was asked for."""
+    """A data file cannot be read, or its columns or values are not as required."""
 
 
 class TrainingError(ServingError):
-    """The estimator could not be made or fitted, or what was logged does not load again."""
+    """The estimator could not be created or fitted, or the logged model cannot be loaded again."""
 
 
 class CompilationError(ServingError):
-    """A model cannot be compiled, or its compiled form does not answer as it does."""
+    """A model cannot be compiled, or its compiled form gives different answers."""
 
 
 class ModelLoadError(ServingError):
@@ -34,11 +34,11 @@ class ModelLoadError(ServingError):
 
 
 class ModelNotFound(ModelLoadError):
-    """The store answers that it has no such run or model: to try again would not help."""
+    """The store has no such run or model, so retrying would not help."""
 
 
 class ContractError(ServingError):
-    """Recipe and model signature do not agree on the columns."""
+    """The recipe and the model's signature have different columns."""
 
 
 class ExtensionError(ServingError):
@@ -54,11 +54,11 @@ class RowError(Exception):
 
 
 class Refused(Exception):
-    """A hook does not answer a request.
+    """A hook refuses a request.
 
     Args:
         detail: one sentence for the caller.
-        status: the HTTP status of the answer.
+        status: the HTTP status of the response.
     """
 
     def __init__(self, detail: str, status: int = 422) -> None:
@@ -67,14 +67,14 @@ class Refused(Exception):
 
 
 class ModelFailed(Exception):
-    """The model raised something that is nobody's fault but its own; the log says what."""
+    """The model raised an exception that is not the caller's fault; the log has the details."""
 
 
 class Unavailable(Exception):
     """The server cannot answer now; the message is for the caller."""
 
     retry_after = 5
-    """Seconds after which it is worth to ask again."""
+    """Seconds after which a retry makes sense."""
 
 
 class NotReady(Unavailable):

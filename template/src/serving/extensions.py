@@ -1,7 +1,7 @@
-"""The user's own package `custom`, beside this one: its modules are found by being there.
+"""The user's package `custom`, beside this one; its modules are discovered by name.
 
-`docs/customization.md` of the project says which modules there may be, with an example of each.
-What fails in one of them stops the start with one sentence that names file and line.
+The project's `docs/customization.md` describes each module with an example. An error in one of them
+stops the start with one sentence that names the file and the line.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ from serving.redaction import redact
 PACKAGE = "custom"
 
 MODULES = ("settings", "api", "prediction", "engines")
-"""What a server looks for in it."""
+"""The modules that a server looks for."""
 
 
 def load(name: str) -> ModuleType | None:
-    """Import the module `custom.<name>`; None where the project has no such module.
+    """Import the module `custom.<name>`; None if the project has no such module.
 
-    Raises `ExtensionError` when it is there and cannot be imported.
+    Raises `ExtensionError` when it exists but cannot be imported.
     """
     with blame(f"{PACKAGE}.{name} cannot be imported"):
         for module in (PACKAGE, f"{PACKAGE}.{name}"):
@@ -40,24 +40,24 @@ def found() -> list[str]:
 
 
 def function(module: ModuleType, name: str) -> Callable[..., Any]:
-    """Return the function of a module.
+    """Return a function of a module by name.
 
     Raises `ExtensionError` when the module does not have it.
     """
     found = getattr(module, name, None)
     if not callable(found):
-        raise ExtensionError(f"{location(module)}: defines no function {name}")
+        raise ExtensionError(f"{location(module)}: does not define a function {name}")
     return found  # type: ignore[no-any-return]  # callable(): Any
 
 
 @contextlib.contextmanager
 def blame(what: str, function: Callable[..., Any] | None = None) -> Iterator[None]:
-    """Turn whatever the user's code raises into one sentence.
+    """Turn any exception of the user's code into one sentence.
 
     Args:
         what: what failed, for the sentence.
-        function: the user's function that is called, which is named where no frame of the
-            exception is in the user's code: it was called with the wrong arguments.
+        function: the user's function that is called. It is named if no frame of the exception is
+            in the user's code, because then its parameters are wrong.
 
     Raises `ExtensionError` with file, line and reason.
     """
@@ -74,7 +74,7 @@ def blame(what: str, function: Callable[..., Any] | None = None) -> Iterator[Non
 
 
 def location(thing: Any) -> str:
-    """File, and line of a function or class, relative to the working directory."""
+    """The file, and the line of a function, relative to the working directory."""
     code = getattr(thing, "__code__", None)
     if code is not None:
         return f"{_relative(code.co_filename)}:{code.co_firstlineno}"
@@ -82,7 +82,7 @@ def location(thing: Any) -> str:
 
 
 def place(exc: BaseException) -> str | None:
-    """File and line of the innermost frame in the user's package; None where there is none."""
+    """File and line of the innermost frame in the user's package; None without such a frame."""
     if isinstance(exc, SyntaxError) and exc.filename:
         return f"{_relative(exc.filename)}:{exc.lineno}"
     package = importlib.util.find_spec(PACKAGE)

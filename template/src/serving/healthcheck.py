@@ -1,6 +1,6 @@
-"""Ask the API on this machine whether it is ready; the exit status is the answer.
+"""Check whether the API on this machine is ready; exits with status 0 if it is.
 
-For the image's HEALTHCHECK, which has no curl: nothing but the standard library is imported.
+Used by the image's HEALTHCHECK, because the image has no curl. It needs only the standard library.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What may be shown of an address or an error: all but logins, keys and tokens."""
+"""Removal of logins, keys and tokens from addresses and errors before they are shown."""
 
 import re
 import socket
@@ -11,27 +11,27 @@ _SECRET = re.compile(
     r"(?<![\w.%-])"
     r"([\w.%-]*(?:sig|signature|token|pass|passwd|password|pwd|secret|key|key_?id|credentials?)=)"
     r"([^\s&]*?)"
-    r"(?=[\"',:;.)\]]*(?:[\s&]|$))",  # what ends a sentence stays
+    r"(?=[\"',:;.)\]]*(?:[\s&]|$))",  # punctuation at the end stays
     re.IGNORECASE,
 )
-"""A value that its name calls secret, in the query of a URI or elsewhere."""
+"""A value whose name marks it as secret, in the query of a URI or elsewhere."""
 
 _MOST_CHARACTERS = 2_000
-"""Longer texts are cut: a caller's may be megabytes, and the patterns take time by its square."""
+"""Longer texts are cut, because the patterns take quadratic time and callers' texts may be long."""
 
 _SHORTEST = 4
-"""Parts of a password that are shorter are not looked for: they are part of many words."""
+"""Shorter parts of a password are not searched for, because they are part of many words."""
 
 
 def redact(text: str, *addresses: str) -> str:
-    """Replace logins of URIs, and values such as that of `token=`, by `***`.
+    """Replace logins in URIs, and values such as that of `token=`, by `***`.
 
-    In doubt too much is replaced.
+    In doubt it replaces too much.
 
     Args:
-        text: what is to be shown.
-        addresses: URIs that the text is about. No part of their logins is left: libraries that
-            split a URI at a `/` or `@` of its password quote parts of it.
+        text: the text to be shown.
+        addresses: URIs that the text is about. Every part of their logins is replaced, because
+            libraries that split a URI at a `/` or `@` in its password quote parts of it.
     """
     if len(text) > _MOST_CHARACTERS:
         text = f"{text[:_MOST_CHARACTERS]}..."
@@ -42,13 +42,13 @@ def redact(text: str, *addresses: str) -> str:
 
 
 def first_line(exc: BaseException, *addresses: str) -> str:
-    """The first line of an error's message, fit to be shown, or its type when it has none.
+    """The first line of an error's message, redacted, or its type if the message is empty.
 
-    A failed connection is told by its cause: the messages around it fill a screen.
+    For a failed connection it is the message of the cause, because the others fill a screen.
 
     Args:
         exc: the error.
-        addresses: URIs that it is about; see `redact`.
+        addresses: URIs that the error is about; see `redact`.
     """
     cause: BaseException | None = exc
     while cause is not None:
@@ -60,7 +60,7 @@ def first_line(exc: BaseException, *addresses: str) -> str:
 
 
 def _without_value(found: re.Match[str]) -> str:
-    # The `@` stays: it may be the one that ends a login whose password looks like a query.
+    # Keep the `@`, because it may end a login whose password looks like a query.
     return found[1] + ("***@***" if "@" in found[2] else "***")
 
 

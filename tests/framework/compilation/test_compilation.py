@@ -1,4 +1,4 @@
-"""Compiling: what converts answers as scikit-learn does, and what does not is refused."""
+"""Compiled models answer as scikit-learn does, or compilation is refused."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -65,11 +65,11 @@ IMPUTE = [
 STEPS = [*IMPUTE, {"type": "one_hot_encoder"}, {"type": "standard_scaler"}]
 
 Save = Callable[..., Path]
-"""Saves a fitted model of some features."""
+"""Saves a fitted model with the given features."""
 
 
 def recipe(class_path: str, values: dict[str, Any] | None = None, **keys: Any) -> Recipe:
-    """For the flowers; a regression where no classes are asked for."""
+    """A recipe for the flowers; a regression if the class is a regressor."""
     task = "regression" if class_path.endswith(("Regressor", "Regression", *REGRESSORS)) else ""
     task = "" if class_path.endswith("LogisticRegression") else task
     target = "petal width (cm)" if task else "species"
@@ -123,7 +123,7 @@ def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def save(tmp_path: Path) -> Save:
-    """Saves models as MLflow keeps them."""
+    """Saves models as MLflow stores them."""
 
     def save(model: Any, features: pd.DataFrame, **keywords: Any) -> Path:
         path = tmp_path / "model"
@@ -142,7 +142,7 @@ def save(tmp_path: Path) -> Save:
 
 @pytest.fixture
 def build(flowers: Path, save: Save) -> Callable[[Recipe], Path]:
-    """Fits what a recipe says, and saves it."""
+    """Fits the model of a recipe, and saves it."""
 
     def build(plan: Recipe) -> Path:
         data = load_dataset(plan, flowers)
@@ -157,13 +157,13 @@ def compiled(path: Path, data: Path) -> Compiled:
 
 
 def both(path: Path) -> tuple[ServedModel, ServedModel]:
-    """The model as it is, and its compiled form."""
+    """The model itself, and its compiled form."""
     settings = settings_for(path, path.parent)
     return load_model(settings, "native"), load_model(settings, "onnx")
 
 
 def difference(one: Predictions, other: Predictions) -> float:
-    """The largest one; labels have to be equal."""
+    """The largest difference; labels must be equal."""
     if one.probabilities is None or other.probabilities is None:
         return float(np.abs(one.values - other.values).max())
     assert one.values.tolist() == other.values.tolist()
@@ -230,7 +230,7 @@ def test_estimators_answer_alike(
     "steps",
     [
         [*IMPUTE, {"type": "one_hot_encoder", "columns": ["site", "visits", "wild"]}],
-        [IMPUTE[0], {"type": "one_hot_encoder"}],  # a missing text is a category of its own
+        [IMPUTE[0], {"type": "one_hot_encoder"}],  # a missing text is its own category
         [IMPUTE[0], {"type": "ordinal_encoder"}],
         [
             IMPUTE[0],
@@ -354,7 +354,7 @@ def test_several_outputs_answer_alike(save: Save, tmp_path: Path) -> None:
     ids=lambda model: type(model).__name__,
 )
 def test_trees_split_where_scikit_learn_does(save: Save, tmp_path: Path, model: Any) -> None:
-    """At every threshold, and one step of either precision beside it."""
+    """Checks values at every threshold, and one step of either precision next to it."""
     features, target = irises()
     scaler = StandardScaler()
     path = save(make_pipeline(scaler, model).fit(features, target), features)
@@ -412,12 +412,12 @@ def test_what_the_model_refuses_the_compiled_form_refuses(save: Save, tmp_path: 
         model.fit(features, target),
         path,
         serialization_format="cloudpickle",
-        signature=infer_signature(gaps, target),  # says that values may be missing
+        signature=infer_signature(gaps, target),  # declares that values may be missing
         pip_requirements=["scikit-learn"],
     )
     assert compiled(path, tmp_path / "irises.csv").proof["rows_refused"] > 100
     for served in both(path):
-        for value in (None, 1e39):  # trees know single precision
+        for value in (None, 1e39):  # trees use single precision
             rows: list[Row] = [[1.0, 1.0, 1.0, 1.0], [value, 1.0, 1.0, 1.0]]
             with pytest.raises(RowError) as refused:
                 served.predict_or_blame(rows)
@@ -429,11 +429,11 @@ def test_what_the_model_refuses_the_compiled_form_refuses(save: Save, tmp_path: 
     [
         (
             [FunctionTransformer(np.cbrt)],
-            "FunctionTransformer calls cbrt, a function that is not known here",
+            "FunctionTransformer calls cbrt, a function without a converter",
         ),
         (
             [OneHotEncoder(min_frequency=30, handle_unknown="infrequent_if_exist")],
-            "OneHotEncoder gathers infrequent categories",
+            "OneHotEncoder groups infrequent categories",
         ),
         (
             [FeatureUnion([("a", StandardScaler())], transformer_weights={"a": 2})],
@@ -492,7 +492,9 @@ def test_large_integer_categories_are_refused(save: Save, tmp_path: Path) -> Non
     model = make_pipeline(encoder, LogisticRegression()).fit(frame, [0, 1] * 20)
     path = save(model, frame)
     frame.to_csv(tmp_path / "keys.csv", index=False)
-    with pytest.raises(CompilationError, match="9007199254740993, which no double holds exactly"):
+    with pytest.raises(
+        CompilationError, match="9007199254740993, which a double cannot hold exactly"
+    ):
         compiled(path, tmp_path / "keys.csv")
 
 
@@ -518,7 +520,7 @@ def test_other_flavours_are_named(tmp_path: Path) -> None:
 def test_a_compiled_form_that_answers_otherwise_is_not_stored(
     save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The proof is what stands between a wrong conversion and the callers."""
+    """The proof protects callers from a wrong conversion."""
     from serving.compilation import estimators
 
     features, target = irises()
@@ -547,18 +549,20 @@ def test_a_stale_compiled_form_is_noticed(save: Save, tmp_path: Path) -> None:
     assert OnnxEngine(mlmodel.read(path)).classes == (0, 1, 2)
     graph = (path / "compiled/model.onnx").read_bytes()
     (path / "compiled/model.onnx").write_bytes(graph[:-1])
-    with pytest.raises(ServingError, match=r"model.onnx is not what compiled.json speaks of"):
+    with pytest.raises(
+        ServingError, match=r"model.onnx is not the file that compiled.json describes"
+    ):
         OnnxEngine(mlmodel.read(path))
     (path / "compiled/model.onnx").write_bytes(graph)
     single = features.astype("float32")
-    set_signature(str(path), infer_signature(single, target))  # leaves the model's file as it is
+    set_signature(str(path), infer_signature(single, target))  # does not change the model's file
     served = load_model(settings_for(path, tmp_path))
     assert served.engine.name == "sklearn"
-    assert "was made of another model" in str(served.not_compiled)
+    assert "was made from another model" in str(served.not_compiled)
     set_signature(str(path), infer_signature(features, target))
     assert load_model(settings_for(path, tmp_path)).engine.name == "onnx"
     (path / "model.pkl").write_bytes(b"another")
-    with pytest.raises(ServingError, match="was made of another model"):
+    with pytest.raises(ServingError, match="was made from another model"):
         OnnxEngine(mlmodel.read(path))
 
 
@@ -596,7 +600,7 @@ def test_no_text_is_taken_for_a_missing_one(save: Save, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A store for this module: making one takes seconds."""
+    """One store for this module, because making one takes seconds."""
     directory = tmp_path_factory.mktemp("store")
     return Settings(mlflow=MLflowSettings(tracking_uri=f"sqlite:///{directory / 'mlflow.db'}"))
 

@@ -67,7 +67,7 @@ def test_a_further_field_is_read_as_its_type_says(
     hooks = PredictionHooks(settings, Fields, Further, before, after)
     rows = irises[:2].assign(station=["007", "x"], scale=["2", ""])
     hooked = load_model(settings, hooks=hooks)
-    seen.clear()  # of the warm-up
+    seen.clear()  # rows of the warm-up
     predict_file(hooked, write(rows, tmp_path / "in.csv"), tmp_path / "out.csv")
     assert seen == [("007", 2.0), ("x", 1.0)]
     answer = pd.read_csv(tmp_path / "out.csv")
@@ -96,7 +96,7 @@ def test_the_answers_are_those_of_the_api(
     [
         ("petal width (cm)", "wide", "row 3, column 'petal width (cm)': must be a finite number"),
         ("petal width (cm)", None, "row 3, column 'petal width (cm)': a value is required"),
-        ("plant id", "1.7", "row 3, column 'plant id': must be an integer of 64 bits, is '1.7'"),
+        ("plant id", "1.7", "row 3, column 'plant id': must be a 64-bit integer, is '1.7'"),
     ],
 )
 def test_a_wrong_value_is_named_and_nothing_is_written(
@@ -145,7 +145,7 @@ def test_the_index_of_a_parquet_file_moves_no_answer(
     ("content", "message"),
     [
         ("plant id,a,b\n1,2,3,4\n", "the rows have more fields than the header has names"),
-        ("plant id,a,a\n1,2,3\n", "the column 'a' is there twice"),
+        ("plant id,a,a\n1,2,3\n", "the column 'a' appears twice"),
         ("plant id\n", "has no rows"),
     ],
 )
@@ -171,7 +171,7 @@ def test_a_column_that_would_be_overwritten_is_refused(
     model: ServedModel, irises: pd.DataFrame, tmp_path: Path
 ) -> None:
     source = write(irises.assign(prediction="mine"), tmp_path / "in.csv")
-    with pytest.raises(DataError, match="has a column 'prediction' already"):
+    with pytest.raises(DataError, match="already has a column 'prediction'"):
         predict_file(model, source, tmp_path / "out.csv")
 
 
@@ -187,7 +187,7 @@ def test_the_source_is_not_overwritten(
     model: ServedModel, irises: pd.DataFrame, tmp_path: Path
 ) -> None:
     source = write(irises, tmp_path / "in.csv")
-    with pytest.raises(DataError, match="is the file that is read"):
+    with pytest.raises(DataError, match="is the input file"):
         predict_file(model, source, tmp_path / "." / "in.csv")
 
 

@@ -24,10 +24,10 @@ SCALE = {"type": "standard_scaler"}
 
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A store for this session: making one takes seconds."""
+    """One store for this session, because making one takes seconds."""
     store = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(store)  # MLflow keeps artifacts beside the process
+        patch.chdir(store)  # MLflow keeps artifacts in the working directory
         uri = f"sqlite:///{store / 'mlflow.db'}"
         return Settings(mlflow=MLflowSettings(tracking_uri=uri))
 
@@ -170,8 +170,8 @@ def test_integer_classes_stay_integers_where_some_are_missing() -> None:
     assert data.target_column.type == "long"
 
 
-def test_the_example_is_typical_and_of_nobody(settings: Settings, tmp_path: Path) -> None:
-    """What callers see, and what is kept with the model, names no row's entity or text."""
+def test_the_example_is_typical_and_identifies_nobody(settings: Settings, tmp_path: Path) -> None:
+    """Neither callers nor the stored model see a row's entity or text."""
     from mlflow.artifacts import download_artifacts
 
     rows = 60
@@ -232,7 +232,7 @@ def test_the_input_example_has_the_types_of_the_signature(
         "member": "boolean",
         "rating": "double",
     }
-    assert len(model.predict(model.input_example)) == 1  # MLflow refuses another type
+    assert len(model.predict(model.input_example)) == 1  # MLflow refuses other types
 
 
 def with_example(plan: Recipe, **example: Any) -> Recipe:
@@ -257,8 +257,8 @@ def test_a_recipe_may_give_values_of_its_example(settings: Settings, orders: pd.
     [
         ({"nope": 1}, "data.example.nope: is not a column of a request; the columns are order, "),
         ({"member": True}, "data.example.member: is not a column of a request; "),  # the target
-        ({"quantity": 1.5}, "data.example.quantity: must be an integer of 64 bits"),
-        ({"quantity": None}, "data.example.quantity: must be an integer of 64 bits"),
+        ({"quantity": 1.5}, "data.example.quantity: must be a 64-bit integer"),
+        ({"quantity": None}, "data.example.quantity: must be a 64-bit integer"),
         ({"placed on": "soon"}, "data.example.placed on: must be an RFC 3339 date-time or a date"),
         ({"tier": 1}, "data.example.tier: must be a string"),
         ({"order": 15}, "data.example.order: must be a string"),
@@ -277,7 +277,7 @@ def test_a_wrong_value_of_the_example_is_named(
 def test_a_model_that_refuses_made_up_text_needs_an_example(
     settings: Settings, orders: pd.DataFrame
 ) -> None:
-    # More cities than are told, so that one is made up, which training never saw.
+    # There are more cities than the profile lists, so the example's is made up and unknown.
     orders["city"] = [f"city {n % 24}" for n in range(len(orders))]
     orders.to_csv("orders.csv", index=False)
     step = ONE_HOT | {"handle_unknown": "error"}
@@ -285,7 +285,9 @@ def test_a_model_that_refuses_made_up_text_needs_an_example(
     with pytest.raises(RecipeError) as caught:
         train(plan, settings, Path("orders.csv"))
     assert str(caught.value).startswith("data.example: the model fails on the API's example: ")
-    assert str(caught.value).endswith("give values that it takes (made up are those of city)")
+    assert str(caught.value).endswith(
+        "give values that it accepts (the values of city are made up)"
+    )
     train(with_example(plan, city="city 1"), settings, Path("orders.csv"))
 
 
@@ -296,7 +298,7 @@ def test_booleans_with_gaps_are_numbers(orders: pd.DataFrame) -> None:
         data = load_dataset(recipe([], target_column="member"), path)
         assert data.feature_columns[-1].type == "double"
         assert data.features["gifted"].dropna().unique().tolist() == [1.0, 0.0]
-        # A batch file is read as text where it is CSV; the same values have to come of it.
+        # A CSV batch file is read as text; it must give the same values.
         text = read_table(path, as_text=["gifted"])
         again = to_table(text, data.feature_columns[-1:], path, from_text=path.suffix == ".csv")
         np.testing.assert_array_equal(again["gifted"], data.features["gifted"].to_numpy())
@@ -492,7 +494,7 @@ SECRETS = {"DB_PASSWORD": "hunter2-of-the-database", "NUMBER": "98765432"}
 
 
 def with_secrets(directory: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Recipe:
-    """A recipe with variables wherever text may come from the environment, read from a file."""
+    """A recipe, read from a file, with a variable in every text that may have one."""
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DATA_FILE", f"{SECRETS['DB_PASSWORD']}.csv")

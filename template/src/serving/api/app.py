@@ -1,4 +1,4 @@
-"""The HTTP application: one model, its routes, and what is around every request."""
+"""The HTTP application: one model, its routes, and what surrounds every request."""
 
 import contextlib
 import os
@@ -23,8 +23,9 @@ from serving.telemetry.logging import configure_logging
 SWITCH_SECONDS = 0.001
 """How long a thread may keep the interpreter when another thread wants it.
 
-A small request needs it several times. Beside a thread that works on a large one it would wait ten
-times as long each time by default."""
+A small request needs the interpreter several times. While another thread works on a large request,
+each of these waits would take five times as long with Python's default. A shorter interval costs
+throughput."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -35,15 +36,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or load_settings()
     configure_logging(settings.logging)
     sys.setswitchinterval(SWITCH_SECONDS)
-    if settings.serving.engine != "onnx":  # which asks no other engine
-        own_loader()  # what is wrong with it stops the start, not only the loading of the model
+    if settings.serving.engine != "onnx":  # ONNX needs no other engine
+        own_loader()  # a mistake in it stops the start, not only the loading of the model
     service = Service(settings)
 
-    # FastAPI looks for providers of OpenTelemetry at every request, which costs a tenth of it.
+    # FastAPI looks for OpenTelemetry providers on every request, which takes a tenth of its time.
     observed = any(name.startswith("OTEL_") for name in os.environ)
     app = FastAPI(
         title="Model API",
-        docs_url=None,  # serving.api.docs has its own, which needs no internet
+        docs_url=None,  # serving.api.docs serves its own page, which needs no internet
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,  # what generated clients call it
@@ -59,7 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     docs.add_routes(app, settings.serving)
     _order(app, users)
     open_paths = PROBES | docs.PATHS
-    if docs.add_redirect(app):  # after the user's routes, as theirs come first
+    if docs.add_redirect(app):  # after the user's routes, which take precedence
         open_paths |= {"/"}
     _add_lifespan(app, service)
     _add_middleware(app, service, open_paths)
@@ -68,11 +69,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _extend(app: FastAPI) -> list[BaseRoute]:
-    """Let `custom/api.py` add to the application, and return the routes that it has added.
+    """Let `custom/api.py` extend the application, and return the routes that it has added.
 
-    It comes before the routes of the framework, so that what it gives the application's router,
-    such as dependencies, holds for all of them; and before the framework's middleware, which is
-    therefore around it.
+    It runs before the framework adds its routes, so that dependencies and the like that it adds to
+    the application's router apply to all of them. It also runs before the framework adds its
+    middleware, which therefore wraps the user's middleware.
     """
     module = extensions.load("api")
     if module is None:
@@ -101,7 +102,7 @@ def _extend(app: FastAPI) -> list[BaseRoute]:
 
 
 def _answers(route: BaseRoute, path: str, method: str) -> bool:
-    """Whether a route is for exactly this path; one that takes any path stands back."""
+    """Whether a route matches exactly this path; a route with path parameters does not count."""
     if isinstance(route, Mount):
         return route.path == path
     scope = {"type": "http", "path": path, "method": method, "root_path": "", "headers": []}
@@ -110,7 +111,7 @@ def _answers(route: BaseRoute, path: str, method: str) -> bool:
 
 
 def _order(app: FastAPI, users: Sequence[BaseRoute]) -> None:
-    """Ask the routes that predict first, as each route before costs time, and the user's last."""
+    """Match the prediction routes first, because each earlier route costs time; the user's last."""
 
     def rank(route: BaseRoute) -> int:
         if isinstance(route, predictions.PredictionRoute):
@@ -121,7 +122,7 @@ def _order(app: FastAPI, users: Sequence[BaseRoute]) -> None:
 
 
 def _add_lifespan(app: FastAPI, service: Service) -> None:
-    """Load the model within the user's lifespans: what they open is there for the warm-up."""
+    """Load the model inside the user's lifespan, so that the warm-up can use what that opens."""
     users = app.router.lifespan_context
 
     @contextlib.asynccontextmanager
@@ -133,7 +134,7 @@ def _add_lifespan(app: FastAPI, service: Service) -> None:
 
 
 def _add_middleware(app: FastAPI, service: Service, open_paths: frozenset[str]) -> None:
-    """What is added last is outermost; for `open_paths` no key is needed."""
+    """Add the middleware, innermost first; `open_paths` need no key."""
     serving = service.settings.serving
     if serving.api_key:
         key = serving.api_key.get_secret_value()

@@ -21,7 +21,7 @@ _SCANNED_BYTES = 65_536
 
 
 STALLED_BODY_SECONDS = 5
-"""A body of which nothing more comes for so long is not waited for."""
+"""The longest pause between two pieces of a body."""
 
 
 async def read_body(
@@ -31,20 +31,19 @@ async def read_body(
 
     Args:
         request: the request.
-        max_bytes: the longest body that is taken.
-        reservation: told of the length of the body, and of each piece before it is kept.
-        expect_more: called after each piece but the last.
+        max_bytes: the longest body that is accepted.
+        reservation: counts the body's bytes; each piece is added before it is kept.
+        expect_more: called after each piece except the last.
 
     Raises `ProblemError` (413) when the body is longer than `max_bytes`, and `Overloaded` when
-    there is no room for it. What is refused is read and dropped before, since many clients see an
-    answer only once they have sent everything; of a body that is too long as much again as is
-    allowed.
+    there is no room for it. A refused body is first read and dropped, because many clients read
+    the response only after they have sent everything. This stops at `2 * max_bytes`.
     """
     pieces: list[bytes] = []
     length = 0
     more = True
     refusal: Overloaded | None = None
-    # What a dependency has read already does not come again.
+    # A dependency may have read the body already; it cannot be received twice.
     if (read := getattr(request, "_body", None)) is not None:
         more, length = False, len(read)
         if length <= max_bytes:
@@ -53,7 +52,7 @@ async def read_body(
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
-            raise ProblemError(HTTPStatus.BAD_REQUEST, "the client went away")
+            raise ProblemError(HTTPStatus.BAD_REQUEST, "the client closed the connection")
         more = message.get("more_body", False)
         chunk = message.get("body", b"")
         length += len(chunk)
@@ -75,7 +74,7 @@ async def read_body(
         raise ProblemError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"the body has more than {max_bytes} bytes",
-            headers={"Connection": "close"},  # the rest of it is not read
+            headers={"Connection": "close"},  # the rest of the body is not read
         )
     if refusal is not None:
         raise refusal
@@ -83,7 +82,7 @@ async def read_body(
 
 
 def declared_length(request: Request) -> int:
-    """How long the body is by its head; 0 where that does not say it."""
+    """The length of the body by its Content-Length; 0 without that header."""
     for name, value in request.scope["headers"]:
         if name == b"content-length":
             return int(value)  # the parser has checked it
@@ -91,12 +90,12 @@ def declared_length(request: Request) -> int:
 
 
 def media_type(request: Request) -> str:
-    """The media type of the body; JSON where the request does not say it.
+    """The media type of the body; JSON if the request does not name one.
 
-    Raises `ProblemError`: 415 for text that is not UTF-8, and for a body that is compressed.
+    Raises `ProblemError`: 415 for a charset other than UTF-8, and for a compressed body.
     """
     content_type = JSON
-    # Once over the raw headers: each lookup by name would be a search of its own.
+    # One pass over the raw headers, because each lookup by name would be another search.
     for name, value in request.scope["headers"]:
         if name == b"content-type":
             content_type = value.decode("latin-1")
@@ -112,7 +111,7 @@ def media_type(request: Request) -> str:
 
 
 def require_json(request: Request) -> None:
-    """Raise `ProblemError` with status 415 for a body that says that it is no JSON."""
+    """Raise `ProblemError` with status 415 if the Content-Type is not JSON."""
     if media_type(request) != JSON:
         raise ProblemError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -121,7 +120,7 @@ def require_json(request: Request) -> None:
 
 
 def parse_json(body: bytes, most_values: int) -> Any:
-    """Parse JSON (RFC 8259) in UTF-8, without `NaN`, `Infinity` and names that are there twice.
+    """Parse JSON (RFC 8259) in UTF-8, without `NaN`, `Infinity` and duplicate names.
 
     Args:
         body: the text.
@@ -136,20 +135,20 @@ def parse_json(body: bytes, most_values: int) -> Any:
     try:
         return jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError as exc:
-        # The parser's message names where, but also a key that is there twice, however long.
+        # The parser's message gives the place, but it also quotes a duplicate key of any length.
         raise invalid_values([((), f"invalid JSON: {str(exc)[-MOST_CHARACTERS:]}")]) from None
 
 
 def check_structure(body: bytes, most_values: int) -> None:
-    """Refuse a body that is nested too deep, or has more values than a valid one can have.
+    """Refuse a body that is nested too deeply or has more values than a valid body can have.
 
-    Millions of small arrays fit into a body of 10 MB. To parse them takes a gigabyte, and many
-    seconds in which nobody else is answered. To count brackets and commas outside of strings takes
-    a twentieth of a second.
+    Millions of small arrays fit into a body of 10 MB. Parsing them takes a gigabyte, and blocks
+    all other requests for many seconds. Counting brackets and commas outside strings takes a
+    twentieth of a second.
 
     Raises `ProblemError` with status 422.
     """
-    if b"\\" in body:  # a quote that is escaped ends no string
+    if b"\\" in body:  # an escaped quote does not end a string
         body = body.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
     values = depth = deepest = 0
     in_string = False

@@ -1,9 +1,10 @@
-"""MLflow's scoring protocol: what `POST /invocations` takes and answers.
+"""MLflow's scoring protocol: what `POST /invocations` accepts and returns.
 
 https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally/#inference-server-specification
 
-The rules for values are those of `/predict`, so it is stricter than `mlflow models serve`, which
-casts 1.7 to 1 and "false" to true; and where that answers `NaN`, which is no JSON, this is null.
+Values follow the rules of `/predict`. So it is stricter than `mlflow models serve`, which casts 1.7
+to 1 and "false" to true. It returns null where `mlflow models serve` returns `NaN`, which is not
+JSON.
 """
 
 import csv
@@ -25,7 +26,7 @@ FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 def parse(model: ServedModel, media_type: str, collect: Collect, body: bytes) -> list[Any]:
     """Return what `collect` makes of the validated rows of a body.
 
-    Raises `ProblemError`: 415 for other media types than JSON and CSV, 422 for wrong content.
+    Raises `ProblemError`: 415 for media types other than JSON and CSV, 422 for invalid content.
     """
     most = model.schemas.max_batch_rows
     if media_type == JSON:
@@ -37,7 +38,7 @@ def parse(model: ServedModel, media_type: str, collect: Collect, body: bytes) ->
     many: Any = validated(
         model.invocation_form, {"rows": rows}, lambda location: locate(location[1:])
     )
-    # Text has no types: in CSV "1.5" is a number where the column is one.
+    # Text has no types: in CSV, "1.5" is a number if the column is numeric.
     is_strict = media_type == JSON
     return validated_samples(
         model.invocation_schema,
@@ -58,7 +59,7 @@ def _rows_of_json(content: Any, most: int) -> tuple[Any, Locate]:
         if key == "params" and content[key]:
             raise _wrong((key,), "parameters are not supported")
         if key not in (name, "params"):
-            raise _wrong((key,), "is not known here")
+            raise _wrong((key,), "unknown field")
     rows = content[name]
     if name == "dataframe_split":
         return _rows_of_split(rows, most)
@@ -103,7 +104,7 @@ def _rows_of_columns(columns: dict[str, Any], most: int) -> tuple[Any, Locate]:
         _limit(len(values), most, (name, column))
         counts.add(len(values))
     if len(counts) > 1:
-        raise _wrong((name,), "must have lists of one length")
+        raise _wrong((name,), "must have lists of equal length")
 
     def locate(location: Location) -> Location:
         if len(location) < 2:
@@ -117,7 +118,7 @@ def _rows_of_columns(columns: dict[str, Any], most: int) -> tuple[Any, Locate]:
 
 def _rows_of_csv(body: bytes, most: int) -> tuple[Any, Locate]:
     try:
-        text = io.StringIO(body.decode("utf-8-sig"), newline="")  # only csv knows what a line is
+        text = io.StringIO(body.decode("utf-8-sig"), newline="")  # lets csv split the lines
         lines = (row for row in csv.reader(text, strict=True) if row)
         header, *rows = itertools.islice(lines, most + 2)
     except UnicodeDecodeError as exc:
@@ -131,7 +132,7 @@ def _rows_of_csv(body: bytes, most: int) -> tuple[Any, Locate]:
         raise _wrong((), "the header must not name a column twice")
     for number, row in enumerate(rows):
         if len(row) != len(header):
-            raise _wrong((number,), f"must have {len(header)} fields, as the header")
+            raise _wrong((number,), f"must have {len(header)} fields, like the header")
     values = [
         {name: None if text in MISSING else text for name, text in zip(header, row, strict=True)}
         for row in rows
@@ -140,7 +141,7 @@ def _rows_of_csv(body: bytes, most: int) -> tuple[Any, Locate]:
 
 
 def _limit(rows: int, most: int, location: Location) -> None:
-    """Refuse too many rows before anything is made of them."""
+    """Refuse too many rows before they are converted."""
     if rows > most:
         raise _wrong(location, f"must have at most {most} items")
 

@@ -1,4 +1,4 @@
-"""What happens around every request, as plain ASGI: `BaseHTTPMiddleware` costs too much."""
+"""Middleware for every request, in plain ASGI because `BaseHTTPMiddleware` costs too much."""
 
 import asyncio
 import hmac
@@ -28,7 +28,7 @@ from serving.telemetry.logging import log_failure, request_id
 logger = logging.getLogger("serving.access")
 
 PROBES = frozenset({"/health", "/ready", "/ping", "/metrics"})
-"""Asked every few seconds by machines that have no key."""
+"""Paths that monitoring systems without a key request every few seconds."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -41,10 +41,10 @@ _UNCACHED = [(b"cache-control", b"no-store"), *_SAFE_HEADERS]
 
 
 class RequestMiddleware:
-    """Gives a request its id, its answer safe headers, and both a log record and metrics.
+    """Gives each request an id, safe response headers, a log record and metrics.
 
-    An id that the caller sent as `X-Request-ID` is kept, when it is 1 to 128 letters, digits,
-    dots, dashes and underscores. What the application did not catch ends here as a 500.
+    The id is the caller's `X-Request-ID` if that has 1 to 128 letters, digits, dots, dashes and
+    underscores. Exceptions that the application does not catch become a 500 here.
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
@@ -79,15 +79,15 @@ class RequestMiddleware:
         except Exception as exc:
             log_failure(logger, logging.ERROR, "the server failed", exc)
             if status:
-                raise  # half of an answer is out; all that is left is to cut the connection
+                raise  # part of the response has been sent, so only the connection can be cut
             response = await _answer_failure(Request(scope, receive), exc)
             await response(scope, receive, send_with_headers)
         finally:
             ended = partial(_record, scope, status, time.perf_counter() - started)
-            context = copy_context()  # has the id, and the trace where there is one
+            context = copy_context()  # has the id, and the trace if there is one
             request_id.reset(token)
-            # Told when the answers of this turn of the loop are out: callers do not wait for a log,
-            # and one record after the other costs half as much as each on its own.
+            # Recorded after the responses of this loop iteration are sent: callers do not wait for
+            # the log, and a series of records costs half as much as single ones.
             if not self._ended:
                 loop = asyncio.get_running_loop()
                 loop.call_soon(loop.call_soon, self._tell)
@@ -100,10 +100,10 @@ class RequestMiddleware:
 
 
 async def _answer_failure(request: Request, exc: Exception) -> Response:
-    """The answer of the user's own handler of `Exception`, or else a problem document.
+    """The response of the user's own handler of `Exception`, or else a problem document.
 
-    Starlette keeps that handler outside of all middleware, where an answer would have neither id
-    nor metrics.
+    Starlette would call that handler outside all middleware, and its response would have neither
+    id nor metrics.
     """
     handlers = request.app.exception_handlers
     handler = handlers.get(Exception) or handlers.get(500)
@@ -135,8 +135,8 @@ def _new_identity() -> bytes:
 
 
 def _record(scope: Scope, status: int, seconds: float) -> None:
-    # The route, not the path: a caller must not be able to make up metrics or log lines.
-    # These are plain routes, which have no name in the scope.
+    # The route, not the path: callers must not be able to create metrics or log lines.
+    # For plain routes the scope does not have the route.
     plain = scope["path"] if scope["path"] in _PLAIN_ROUTES else "unknown"
     route = getattr(scope.get("route"), "path", plain)
     method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -170,7 +170,7 @@ def _series(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
 class ApiKeyMiddleware:
     """Answers 401 to requests without the key before their body is read.
 
-    To GET one of `open_paths`, exactly as it is, no key is needed.
+    A GET request to exactly one of `open_paths` needs no key.
     """
 
     def __init__(self, app: ASGIApp, header: str, key: str, open_paths: frozenset[str]) -> None:
@@ -196,5 +196,5 @@ class ApiKeyMiddleware:
         await self.app(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
-        """Only to read: on the same path a route of the user's may take other methods."""
+        """GET and HEAD only: the user may have a route for other methods on the same path."""
         return scope["path"] in self.open_paths and scope.get("method") in ("GET", "HEAD")

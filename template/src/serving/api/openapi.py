@@ -11,7 +11,7 @@ from serving.runtime.service import Service
 
 
 def install(app: FastAPI, service: Service) -> None:
-    """Serve a document whose components are the schemas of the model, once it is loaded."""
+    """Serve an OpenAPI document, with the model's schemas once the model is loaded."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema:

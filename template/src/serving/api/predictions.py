@@ -1,4 +1,4 @@
-"""The routes that predict: `/predict`, `/predict/batch` and `/invocations`."""
+"""The prediction routes: `/predict`, `/predict/batch` and `/invocations`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -34,20 +34,20 @@ Result = TypeVar("Result")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 LARGE_ROWS = 100
-"""Answers to more rows are written off the event loop."""
+"""Responses with more rows are written in a thread, not on the event loop."""
 
 PIECE_BYTES = 262_144
-"""Large answers are sent in pieces of this size."""
+"""Large responses are sent in pieces of this size."""
 
 PATHS = ("/predict", "/predict/batch", "/invocations")
 
 
 class PredictionRoute(APIRoute):
-    """A route whose endpoint takes the request as it is.
+    """A route that passes the request straight to its endpoint.
 
-    FastAPI's handling of a request costs as much as a compiled model. It finds parameters, of which
-    there are none here, and resolves dependencies: where there are any, of the application or of a
-    router, the route is handled as any other.
+    FastAPI's handling of a request costs as much as a compiled model. It extracts parameters, which
+    these routes do not have, and resolves dependencies. If the application or a router has
+    dependencies, FastAPI handles the route as usual.
     """
 
     def __init__(self, path: str, endpoint: Endpoint, **options: Any) -> None:
@@ -62,7 +62,7 @@ class PredictionRoute(APIRoute):
         self.app = app
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """As any route, without the regular expression for a path that has no parameters."""
+        """Match the path like any route, but compare it without a regular expression."""
         if scope["type"] != "http" or scope.get("root_path") or scope["path"] != self.path:
             return super().matches(scope)
         match = Match.FULL if scope["method"] in (self.methods or ()) else Match.PARTIAL
@@ -71,10 +71,10 @@ class PredictionRoute(APIRoute):
 
 @dataclass(frozen=True)
 class _Form:
-    """What tells the routes apart."""
+    """What differs between the prediction routes."""
 
     parse: Callable[[ServedModel, Request, Collect], Callable[[bytes], list[Any]]]
-    """Checks the head of a request, and makes what turns its body into validated samples."""
+    """Checks the headers and returns a function that turns the body into validated samples."""
     write: Callable[[ServedModel, Iterable[Record]], bytes]
     """Answers -> JSON."""
     locate: Callable[[int], Location]
@@ -107,7 +107,7 @@ _ROWS = _Form(_parse_rows, ServedModel.write_invocation, lambda index: (index,))
 
 
 def add_routes(router: APIRouter, service: Service) -> None:
-    """Add the routes that predict, with all dependencies that the router has so far."""
+    """Add the prediction routes, with all dependencies that the router has so far."""
 
     async def predict(request: Request) -> Response:
         return await _predict(service, request, _ONE)
@@ -134,7 +134,7 @@ def add_routes(router: APIRouter, service: Service) -> None:
     add(
         many,
         predict_batch,
-        "Predict many samples; answers come in their order",
+        "Predict many samples; the answers keep their order",
         "BatchPrediction",
     )
     add(rows, invoke, "Predict rows, in MLflow's protocol", "Invocation")
@@ -143,8 +143,8 @@ def add_routes(router: APIRouter, service: Service) -> None:
 async def _predict(service: Service, request: Request, form: _Form) -> Response:
     """Read, validate and predict a request within all limits.
 
-    Raises `ProblemError`: 408 body too slow, 413 too large, 422 invalid, 504 answer too slow;
-    `Unavailable` (503) without a model and for too many requests, and `ModelFailed` (500).
+    Raises `ProblemError`: 408 body too slow, 413 too large, 422 invalid, 504 model too slow;
+    `Unavailable` (503) without a model or with too many requests, and `ModelFailed` (500).
     """
     model = service.require_answering()
     parse = form.parse(model, request, model.records if model.hooks else model.rows)
@@ -158,7 +158,7 @@ async def _predict(service: Service, request: Request, form: _Form) -> Response:
                 wait.end()
                 is_read = True
                 is_large = len(body) > LARGE_BYTES
-                # Only now: callers who are slow to send keep nobody else from being answered.
+                # Taken only now, so that slow senders do not block other callers.
                 with service.limits.prediction_slot(is_large=is_large) as add_rows:
                     if not is_large:
                         samples = parse(body)
@@ -166,13 +166,15 @@ async def _predict(service: Service, request: Request, form: _Form) -> Response:
                         return await _answer(service, request, samples, form, is_large=False)
                     async with service.limits.turn(len(body)):
                         if await request.is_disconnected():
-                            raise ProblemError(HTTPStatus.BAD_REQUEST, "the client went away")
+                            raise ProblemError(
+                                HTTPStatus.BAD_REQUEST, "the client closed the connection"
+                            )
                         samples = await service.offload(partial(parse, body), is_large=True)
-                        del body  # what it has become is in memory now
+                        del body  # only the parsed samples are needed now
                         add_rows(len(samples))
                         return await _answer(service, request, samples, form, is_large=True)
         except TimeoutError:
-            if not timer.expired():  # one of the user's code
+            if not timer.expired():  # raised by the user's code
                 raise
             if not is_read:
                 raise ProblemError(
@@ -190,7 +192,7 @@ async def _predict(service: Service, request: Request, form: _Form) -> Response:
 
 
 class _BodyWait:
-    """How long to wait for a body: for all of it the time of the request, for a piece less."""
+    """How long to wait for a body: each piece has a shorter limit than the whole request."""
 
     def __init__(self, timer: asyncio.Timeout) -> None:
         self._timer = timer
@@ -198,21 +200,21 @@ class _BodyWait:
         self._is_short = False
 
     def for_more(self) -> None:
-        """A piece has come, and more is to come."""
+        """A piece has arrived and more will follow."""
         assert self._end is not None
         soon = asyncio.get_running_loop().time() + STALLED_BODY_SECONDS
         self._is_short = soon < self._end
         self._timer.reschedule(min(soon, self._end))
 
     def end(self) -> None:
-        """The body is there."""
+        """The body is complete."""
         if self._is_short:
             self._timer.reschedule(self._end)
 
     def failure(self, seconds: float) -> str:
-        """Why the body was not waited for."""
+        """Which time limit the body exceeded."""
         if self._is_short:
-            return f"nothing more of the body arrived for {STALLED_BODY_SECONDS} s"
+            return f"no more of the body arrived for {STALLED_BODY_SECONDS} s"
         return f"the body did not arrive within {seconds:g} s"
 
 
@@ -225,7 +227,7 @@ async def _answer(
     caller = request.scope["client"]
 
     async def computed(work: Callable[[], Result]) -> Result:
-        """The result of work on all rows, which must not hold the event loop for long."""
+        """Do work on all rows; with many rows in a thread, so as not to block the event loop."""
         if len(samples) > LARGE_ROWS:
             return await service.offload(work, is_large=is_large)
         return work()
@@ -250,7 +252,7 @@ async def _answer(
 
 
 class LargeResponse(Response):
-    """A large answer, which is counted until its caller has taken it."""
+    """A large response, which counts against the limits until the caller has received it."""
 
     media_type = JSON
 
@@ -259,9 +261,9 @@ class LargeResponse(Response):
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer in pieces: the server goes on when the caller has taken most of one.
+        """Send the response in pieces; each waits until the caller has received most of the last.
 
-        Raises `Overloaded` before anything is sent when too much has not been taken by others.
+        Raises `Overloaded` before anything is sent, when others have not yet received too much.
         """
         content = memoryview(self.body)
         with self._limits.answer(len(content)):
@@ -270,7 +272,7 @@ class LargeResponse(Response):
             for start in range(0, len(content), PIECE_BYTES):
                 piece = bytes(content[start : start + PIECE_BYTES])
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                await asyncio.sleep(0)  # in which it is written
+                await asyncio.sleep(0)  # lets the transport write it
             await send({"type": "http.response.body"})
 
 
@@ -280,7 +282,7 @@ def _one(model: ServedModel, collect: Collect, body: bytes) -> list[Any]:
         raise invalid_values([((), f"must be an object, one sample; {_SEVERAL}")])
 
     def about(name: str) -> str:
-        return f"is not known here; {_SEVERAL}" if name == "samples" else model.schemas.about(name)
+        return f"unknown field; {_SEVERAL}" if name == "samples" else model.schemas.about(name)
 
     return collect([validated(model.request_schema, content, about_unknown=about)])
 
@@ -306,7 +308,7 @@ _SEVERAL = 'several samples go to /predict/batch as {"samples": [...]}'
 
 
 def _documented(name: str) -> dict[str, Any]:
-    """OpenAPI of a route whose schemas are the model's: references, resolved once it is loaded."""
+    """OpenAPI of a route: references to the model's schemas, which exist once it is loaded."""
 
     def content(schema: str) -> dict[str, Any]:
         return {JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
@@ -314,7 +316,7 @@ def _documented(name: str) -> dict[str, Any]:
     return {
         "response_class": Response,
         "responses": {
-            200: {"description": "The answer", "content": content(f"{name}Response")},
+            200: {"description": "The prediction", "content": content(f"{name}Response")},
             **problem.documented(
                 HTTPStatus.BAD_REQUEST,
                 HTTPStatus.REQUEST_TIMEOUT,

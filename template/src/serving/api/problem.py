@@ -1,4 +1,4 @@
-"""Error answers: `application/problem+json` (RFC 9457), without stack traces or payloads."""
+"""Error responses: `application/problem+json` (RFC 9457), without stack traces or payloads."""
 
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -23,25 +23,27 @@ _PHRASES = {
 
 
 def phrase(status: HTTPStatus) -> str:
-    """The status in words (RFC 9110), the same in all versions of Python; 3.13 has renamed two."""
+    """The status in words (RFC 9110), the same in all Python versions; 3.13 renamed two of them."""
     return _PHRASES.get(status, status.phrase)
 
 
 class FieldProblem(BaseModel):
-    """One thing that is wrong with a request."""
+    """One invalid value of a request."""
 
     pointer: str = Field(description="JSON Pointer (RFC 6901) to the value")
-    detail: str = Field(description="The rule that it breaks")
+    detail: str = Field(description="The rule that the value breaks")
 
 
 class Problem(BaseModel):
-    """Why a request was not answered (RFC 9457)."""
+    """Why a request failed (RFC 9457)."""
 
     title: str = Field(description="The HTTP status in words")
     status: int = Field(description="The HTTP status code")
     detail: str = Field(description="What went wrong, in one sentence")
-    request_id: str | None = Field(None, description="Which request; the server's log has it, too")
-    errors: list[FieldProblem] | None = Field(None, description="Each value that is wrong")
+    request_id: str | None = Field(
+        None, description="Id of the request, which the server's log also has"
+    )
+    errors: list[FieldProblem] | None = Field(None, description="Each invalid value")
 
 
 class ProblemError(Exception):
@@ -61,7 +63,7 @@ class ProblemError(Exception):
         self.headers = headers
 
     def response(self) -> Response:
-        """The HTTP answer."""
+        """The HTTP response."""
         problem = Problem(
             title=phrase(self.status),
             status=self.status,
@@ -78,13 +80,13 @@ class ProblemError(Exception):
 
 
 Location = tuple[int | str, ...]
-"""Where in a request's body a value is: keys and indexes from the outside."""
+"""Where a value is in a request's body: keys and indexes, outermost first."""
 
 MOST_ERRORS = 100
-"""So many are listed."""
+"""The most errors that a response lists."""
 
 MOST_CHARACTERS = 200
-"""So much is shown of a name in a request."""
+"""The most characters of a request's name that a response shows."""
 
 
 def invalid_request(
@@ -92,16 +94,16 @@ def invalid_request(
     locate: Callable[[Location], Location] = lambda location: location,
     about_unknown: Callable[[str], str] | None = None,
 ) -> ProblemError:
-    """422, naming each value that is wrong and the rule that it breaks; values are not echoed.
+    """422, naming each invalid value and the rule that it breaks; values are not echoed.
 
     Args:
         exc: what Pydantic found.
-        locate: where in the body a value is, when that is not where it was validated.
-        about_unknown: what to say of the first unknown name.
+        locate: maps the location of a validated value to its location in the body.
+        about_unknown: the message for the first unknown name.
     """
-    if exc.error_count() > MOST_ERRORS * 10:  # telling them apart would take seconds
+    if exc.error_count() > MOST_ERRORS * 10:  # listing them would take seconds
         return invalid_values([((), f"{exc.error_count()} values are wrong")])
-    # Names that are not known come first: they explain why others are missing.
+    # Unknown names come first: they explain why others are missing.
     found = sorted(exc.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
     errors = [(locate(error["loc"]), _rule(error)) for error in found[:MOST_ERRORS]]
     if about_unknown and found[0]["type"] == "extra_forbidden":
@@ -110,7 +112,7 @@ def invalid_request(
 
 
 def invalid_values(errors: Sequence[tuple[Location, str]], more: int = 0) -> ProblemError:
-    """422 for values, each with the rule that it breaks; `more` of them than the first."""
+    """422 for values, each with the rule that it breaks; `more` counts those after the first."""
     location, rule = errors[0]
     name = "/".join(map(_shortened, location))
     detail = f"{name}: {rule}" if name else rule
@@ -121,7 +123,7 @@ def invalid_values(errors: Sequence[tuple[Location, str]], more: int = 0) -> Pro
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error that is raised on purpose with a problem document."""
+    """Answer every error that is raised deliberately with a problem document."""
 
     @app.exception_handler(ProblemError)
     async def problem(_: Request, exc: ProblemError) -> Response:
@@ -149,16 +151,16 @@ def install(app: FastAPI) -> None:
 
 
 def _described(status: HTTPStatus, headers: Mapping[str, str] | None) -> str:
-    """A sentence where an error only repeats its status."""
+    """A sentence for an error whose detail only repeats its status."""
     if status is HTTPStatus.NOT_FOUND:
-        return "there is nothing at this path; /docs lists the paths, which do not end in /"
+        return "there is no such path; /docs lists all paths, and none of them ends with /"
     if status is HTTPStatus.METHOD_NOT_ALLOWED and headers and (allowed := headers.get("Allow")):
-        return f"this path does not take this method; use {allowed}"
+        return f"this path does not accept this method; use {allowed}"
     return status.description
 
 
 def _status(code: int) -> HTTPStatus:
-    """The status, or the general one of its class (RFC 9110, section 15) where it has no name."""
+    """The status; if it is not registered, 400 or 500 by its class (RFC 9110, section 15)."""
     try:
         return HTTPStatus(code)
     except ValueError:
@@ -166,7 +168,7 @@ def _status(code: int) -> HTTPStatus:
 
 
 def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may answer with these problems, for OpenAPI."""
+    """The OpenAPI `responses` of a route that may answer with these problems."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {int(status): {"description": phrase(status), "content": content} for status in statuses}
 
@@ -174,7 +176,7 @@ def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
 def _rule(error: ErrorDetails) -> str:
     match error["type"]:
         case "extra_forbidden":
-            return "is not known here"
+            return "unknown field"
         case "missing":
             return "is required"
         case "value_error":
@@ -194,7 +196,7 @@ def _rule(error: ErrorDetails) -> str:
 
 
 def _shortened(part: int | str) -> str:
-    """A key as answers have it: the caller's own may be megabytes."""
+    """A key as responses show it; the caller's key may have megabytes."""
     text = str(part)
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
 

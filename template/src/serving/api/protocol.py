@@ -1,4 +1,4 @@
-"""HTTP as uvicorn speaks it, with one write for each answer, and within limits of its own."""
+"""uvicorn's HTTP protocol, with one write per response and with additional limits."""
 
 import asyncio
 from http import HTTPStatus
@@ -9,18 +9,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from serving.api.problem import ProblemError
 
 LAST_REQUEST_SECONDS = 0.5
-"""How long a connection without a request in progress stays open when the server stops."""
+"""How long an idle connection stays open when the server stops."""
 
 MOST_HEAD_BYTES = 65_536
 MOST_HEADERS = 100
-"""Larger heads of requests are refused (431)."""
+"""Requests with more headers are refused (431)."""
 
 MOST_PIPELINED = 100
-"""Requests that wait for the answer to one before them. One more ends the connection."""
+"""Most pipelined requests that may wait for earlier responses. One more ends the connection."""
 
 STALLED_SECONDS = 30
-"""A connection is closed that takes longer to send the head of a request, or takes nothing of its
-answer for so long."""
+"""A connection is closed when its caller takes longer to send the headers of a request, or reads
+nothing of its response for this long."""
 
 
 class _HeadTooLarge(Exception):
@@ -32,14 +32,14 @@ class _TooManyPipelined(Exception):
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, with five differences.
+    """uvicorn's protocol, with four differences.
 
-    - The head of an answer and its body are written together. Each write wakes the caller; one
-      instead of two saves a tenth of what a small answer costs.
-    - The head of a request has a limit (431), and so has the number of requests that wait for the
-      answer to another. uvicorn reads more of them with each answer that it gives.
-    - A connection is closed when its caller does not send a head, or does not take an answer.
-    - When the server stops, a connection without a request in progress stays open a little longer.
+    - The headers and body of a response are written together. Each write wakes the caller; one
+      write instead of two saves a tenth of the cost of a small response.
+    - The headers of a request have a limit (431), and so does the number of pipelined requests.
+      uvicorn reads more pipelined requests with each response that it sends.
+    - A connection is closed when its caller does not send headers or does not read a response.
+    - When the server stops, an idle connection stays open a little longer.
     """
 
     _lingers = False
@@ -53,7 +53,7 @@ class Protocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
 
-    def connection_made(  # type: ignore[override]  # as uvicorn's own
+    def connection_made(  # type: ignore[override]  # as in uvicorn
         self, transport: asyncio.Transport
     ) -> None:
         self._one_write = _OneWrite(transport)
@@ -66,14 +66,14 @@ class Protocol(HttpToolsProtocol):
                 timer.cancel()
         super().connection_lost(exc)
 
-    # ------------------------------------------------------------------ heads of requests
+    # -------------------------------------------------------------------- request headers
 
     def data_received(self, data: bytes) -> None:
         self._chunk_bytes = len(data)
         self._has_progressed = False
         super().data_received(data)
-        # Neither a new request nor a part of a body: it is more of a head, or of the lines that may
-        # follow a body, and uvicorn would collect both without end.
+        # This is neither a new request nor part of a body, but more headers, or trailers after a
+        # body. uvicorn would collect both without a limit.
         is_overhead = self._in_message and not self._has_progressed
         self._overhead_bytes = self._overhead_bytes + len(data) if is_overhead else 0
         if self._overhead_bytes > MOST_HEAD_BYTES:
@@ -83,7 +83,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.pipeline:  # these come first
+        if self.pipeline:  # answer these before reading more
             self.flow.pause_reading()
 
     def on_message_begin(self) -> None:
@@ -94,7 +94,7 @@ class Protocol(HttpToolsProtocol):
         self._in_head = self._in_message = self._has_progressed = True
 
     def on_headers_complete(self) -> None:
-        # A head that came in one small chunk, as nearly all do, cannot be too large.
+        # Headers that arrived in one small chunk, as nearly all do, cannot be too large.
         may_be_large = not self._has_progressed or self._chunk_bytes > MOST_HEAD_BYTES
         if len(self.headers) > MOST_HEADERS or (
             may_be_large and self._head_size() > MOST_HEAD_BYTES
@@ -123,7 +123,7 @@ class Protocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def send_400_response(self, msg: str) -> None:
-        """Answer a request at which the parser has stopped."""
+        """Answer a request that the parser has rejected."""
         if self._is_head_too_large:
             self._refuse_head()
         elif self._is_flooded:
@@ -132,9 +132,9 @@ class Protocol(HttpToolsProtocol):
             super().send_400_response(msg)
 
     def _refuse_head(self) -> None:
-        """Answer 431, unless that would stand in the middle of another answer, and close."""
+        """Answer 431, unless another response is being sent, and close the connection."""
         if self._in_head and not self._is_answering():
-            detail = f"the head has more than {MOST_HEAD_BYTES} bytes or {MOST_HEADERS} headers"
+            detail = f"the headers have more than {MOST_HEAD_BYTES} bytes or {MOST_HEADERS} lines"
             answer = ProblemError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail).response()
             answer.headers["connection"] = "close"
             lines = [b"HTTP/1.1 431 Request Header Fields Too Large"]
@@ -143,32 +143,32 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def _expect_head(self) -> None:
-        """Give the caller a while for the head of the next request."""
+        """Give the caller a limited time to send the headers of the next request."""
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(STALLED_SECONDS, self._end_of_wait)
 
     def _end_of_wait(self) -> None:
         self._head_timer = None
-        if self._is_answering():  # the head is that of a request after this one
+        if self._is_answering():  # the headers belong to a later request
             self._expect_head()
         else:
             self.transport.close()
             self._watch_answer()
 
-    # -------------------------------------------------------------------- ends of answers
+    # ------------------------------------------------------------------- end of a response
 
     def pause_writing(self) -> None:
-        """More of an answer waits for the caller than is sent without looking."""
+        """Watch the connection once its write buffer is full."""
         super().pause_writing()
         self._watch_answer()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close the connection, also when the caller never takes the answer."""
+        """Close the connection, even if the caller never reads the response."""
         super().timeout_keep_alive_handler()
         self._watch_answer()
 
     def _watch_answer(self, taken_before: int | None = None) -> None:
-        """Cut the connection when the caller has not taken more bytes than before."""
+        """Cut the connection if the caller has not read any more bytes since the last check."""
         waiting = self.transport.get_write_buffer_size()
         taken = self._one_write.written - waiting
         if taken == taken_before:
@@ -181,7 +181,7 @@ class Protocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Close the connection when the server stops, but answer a request that is on its way.
 
-        The caller may have sent one already, and would see a reset.
+        Otherwise a caller that has just sent one would see a reset.
         """
         is_idle = self.cycle is None or self.cycle.response_complete
         if is_idle and not self._lingers:
@@ -192,14 +192,14 @@ class Protocol(HttpToolsProtocol):
 
 
 class _OneWrite:
-    """A transport that sends what is written in one turn of the loop together."""
+    """A transport that sends everything written in one loop iteration together."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._parts: list[bytes] = []
         self.written = 0
-        """Bytes that the transport has been given."""
+        """Bytes passed to the transport so far."""
 
     def write(self, data: bytes) -> None:
         if not self._parts:

@@ -1,4 +1,4 @@
-"""The routes for operators: probes, metrics and what is being served."""
+"""The routes for operators: probes, metrics and the model being served."""
 
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
@@ -13,11 +13,11 @@ from serving.store.environment import installed
 from serving.telemetry import metrics
 
 PATHS = ("/health", "/ready", "/ping", "/metrics", "/model", "/version", "/openapi.json")
-"""What the framework answers to GET, FastAPI's document included; `serving.api.docs` has more."""
+"""GET routes of the framework, including FastAPI's document; `serving.api.docs` adds more."""
 
 
 class Health(BaseModel):
-    """The process lives."""
+    """The process is running."""
 
     status: Literal["ok"] = "ok"
 
@@ -33,13 +33,13 @@ class Ready(BaseModel):
 
 
 def probes(service: Service) -> APIRouter:
-    """What machines ask every few seconds; no key is needed."""
+    """The routes that monitoring systems poll; they need no key."""
     router = APIRouter(tags=["probes"])
     unready = problem.documented(HTTPStatus.SERVICE_UNAVAILABLE)
     open_to_all: dict[str, Any] = {"openapi_extra": {"security": []}}
 
     @router.head("/health", include_in_schema=False)
-    @router.get("/health", summary="The process lives", **open_to_all)
+    @router.get("/health", summary="The process is running", **open_to_all)
     async def health() -> Health:
         return Health()
 
@@ -56,7 +56,7 @@ def probes(service: Service) -> APIRouter:
     @router.head("/ping", include_in_schema=False)
     @router.get(
         "/ping",
-        summary="As /ready, in MLflow's protocol",
+        summary="Like /ready, in MLflow's protocol",
         response_class=Response,
         responses=unready,
         **open_to_all,
@@ -81,10 +81,10 @@ def probes(service: Service) -> APIRouter:
 
 
 def model(service: Service) -> APIRouter:
-    """What is served."""
+    """The routes that describe the model being served."""
     router = APIRouter(tags=["model"])
     Served = Annotated[ServedModel, Depends(service.require_model)]
-    # Not by importing it, which takes seconds; a compiled model is served without it.
+    # MLflow is not imported: that takes seconds, and a compiled model does not need it.
     mlflow_version = installed("mlflow") or installed("mlflow-skinny") or "none"
 
     @router.get(

@@ -21,15 +21,15 @@ from serving.store.finding import ask_store, find_local_model, latest_run
 from serving.store.runs import LATEST
 from serving.telemetry import metrics_directory
 
-# One thread for each call of the model: libraries that bring several would share the cores with
-# the event loop and with the other workers. They read this when they are imported.
+# One thread per call of the model: more threads would compete for the cores with the event loop and
+# the other workers. The libraries read these variables when they are imported.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
 def serve(settings: Settings) -> None:
     """Serve until a signal ends it.
 
-    Raises `ConfigError` when no model is named or the address cannot be listened on,
+    Raises `ConfigError` when no model is given or the server cannot listen on the address,
     `ModelNotFound` when a local store has no such model, and `ExtensionError` when the user's own
     code cannot be used.
     """
@@ -39,7 +39,7 @@ def serve(settings: Settings) -> None:
     _choose_run(settings)
     for name in _THREADS:
         os.environ.setdefault(name, "1")
-    # uvicorn stops in order on SIGTERM and then raises it again: that is success, not a kill.
+    # uvicorn shuts down on SIGTERM and then raises it again; the exit status must be 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     options: dict[str, Any] = {
         "app": "serving.api.app:create_app",
@@ -48,12 +48,12 @@ def serve(settings: Settings) -> None:
         "host": serving.host,
         "port": serving.port,
         "workers": serving.workers,
-        # One wait for requests in progress; before it the application drains.
+        # The wait for requests in progress, after the application has drained.
         "timeout_graceful_shutdown": serving.shutdown_timeout_seconds,
-        # A model that is being loaded holds the interpreter for seconds at a time.
+        # Loading a model blocks the interpreter for seconds at a time.
         "timeout_worker_healthcheck": 10,
         "access_log": False,  # serving.api.middleware has its own
-        "log_config": None,  # uvicorn's loggers go where all others go
+        "log_config": None,  # uvicorn logs through the root logger, like all others
         "server_header": False,
     }
     with _shared_metrics(serving.workers):
@@ -63,15 +63,15 @@ def serve(settings: Settings) -> None:
         if extensions.found():
             from serving.api.app import create_app
 
-            create_app(settings)  # what is wrong is told once, and not by every worker
+            create_app(settings)  # reports mistakes once, not in every worker
         config = uvicorn.Config(**options)
         Supervisor(config, sockets=[config.bind_socket()]).run()
 
 
 class Supervisor(Multiprocess):
-    """uvicorn's supervisor of several workers, which tells them when all of them stop.
+    """uvicorn's supervisor of several workers, which signals them when all of them stop.
 
-    It also stops single workers, to replace them: then the others go on listening.
+    It also stops single workers to replace them; the other workers then continue to listen.
     """
 
     def terminate_all(self) -> None:
@@ -85,14 +85,14 @@ class Supervisor(Multiprocess):
 
 @contextlib.contextmanager
 def _shared_metrics(workers: int) -> Iterator[None]:
-    """Give several workers a directory in which they add their metrics up."""
+    """Give several workers a directory in which they share their metrics."""
     variable = metrics_directory.VARIABLE
     if given := os.environ.get(variable):
         try:
             os.makedirs(given, exist_ok=True)
         except OSError as exc:
             raise ConfigError(f"{variable}: {given}: {exc.strerror}") from None
-    if workers == 1 or given or sys.platform == "win32":  # which cannot lock directories
+    if workers == 1 or given or sys.platform == "win32":  # Windows cannot lock directories
         yield
         return
     with metrics_directory.temporary_directory() as directory:
@@ -103,8 +103,8 @@ def _shared_metrics(workers: int) -> Iterator[None]:
 def _choose_run(settings: Settings) -> None:
     """Look for the model in a local store, and let all workers serve the same run.
 
-    A tracking server may be down for a while: a single worker waits for it while it loads. Several
-    would ask it one by one what the latest run is, so it has to answer here.
+    A tracking server may be down for a while. A single worker waits for it while loading. Several
+    workers could each get a different latest run, so the server has to answer here.
     """
     found = find_local_model(settings)
     if settings.serving.model_run_id != LATEST:
@@ -115,11 +115,11 @@ def _choose_run(settings: Settings) -> None:
         run_id = ask_store(settings, lambda store: latest_run(store, settings)).run_id
     else:
         return
-    os.environ["MODEL_RUN_ID"] = run_id  # where workers read it
+    os.environ["MODEL_RUN_ID"] = run_id  # workers read it from there
 
 
 def _check_address(host: str, port: int) -> None:
-    """Say in one sentence what uvicorn would say in a traceback."""
+    """Report in one sentence an error for which uvicorn would print a traceback."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM

@@ -1,4 +1,4 @@
-"""Validate what a body holds; what is wrong becomes a problem document."""
+"""Validate the content of a body; errors become a problem document."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from serving.model.slices import sliced
 Schema = TypeVar("Schema", bound=BaseModel)
 Locate = Callable[[Location], Location]
 Collect = Callable[[list[BaseModel]], list[Any]]
-"""What is kept of validated samples."""
+"""Converts validated samples to the form that is kept."""
 
 
 def validated(
@@ -22,14 +22,14 @@ def validated(
     about_unknown: Callable[[str], str] | None = None,
     strict: bool | None = None,
 ) -> Schema:
-    """Validate content by a schema.
+    """Validate content against a schema.
 
     Args:
         schema: the schema.
-        content: what a body holds.
-        locate: where in the body a value is, when that is not where it was validated.
-        about_unknown: what to say of an unknown name.
-        strict: as Pydantic has it.
+        content: the content of a body.
+        locate: maps the location of a validated value to its location in the body.
+        about_unknown: the message for an unknown name.
+        strict: as in Pydantic.
 
     Raises `ProblemError` (422).
     """
@@ -48,17 +48,17 @@ def validated_samples(
     about_unknown: Callable[[str], str] | None = None,
     strict: bool | None = None,
 ) -> list[Any]:
-    """Validate samples in slices and return what `collect` makes of each.
+    """Validate samples in slices and return the results of `collect`, joined.
 
     Args:
         schema: a model with one field, a list of samples.
-        samples: as many as there may be.
+        samples: the samples, whose number has been checked.
         collect: called with each slice of validated samples.
-        locate: where in the body a value is that is at (index, column).
-        about_unknown: what to say of an unknown name.
-        strict: as Pydantic has it.
+        locate: maps (index, column) to the location of the value in the body.
+        about_unknown: the message for an unknown name.
+        strict: as in Pydantic.
 
-    Raises `ProblemError` (422) for the first slice with a wrong sample.
+    Raises `ProblemError` (422) for the first slice with an invalid sample.
     """
     [name] = schema.model_fields
     found: list[Any] = []

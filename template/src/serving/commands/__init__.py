@@ -1,5 +1,5 @@
 """One module for each command of `mmp`: `serve_api.py` is `mmp serve-api`.
 
-A module is a command by being here; its function `run` has the options and a docstring for the
-help text. Names that begin with an underscore are no commands.
+Every module here is a command, unless its name starts with an underscore. The parameters of its
+function `run` are the options, and the docstring of `run` is the help text.
 """

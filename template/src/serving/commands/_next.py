@@ -1,4 +1,4 @@
-"""What to do next, in words that are right where the command runs."""
+"""The next command to run, depending on where this one runs."""
 
 import os
 
@@ -7,7 +7,7 @@ STARTED_BY = "MMP_STARTED_BY"
 
 
 def serve_command(*, run_id: str | None = None, model_uri: str | None = None) -> str:
-    """How to serve a model, given one of its two names."""
+    """The command that serves a model, given its run or its URI."""
     variable = f"MODEL_RUN_ID={run_id}" if run_id else f"MODEL_URI={model_uri}"
     match os.environ.get(STARTED_BY):
         case "compose":

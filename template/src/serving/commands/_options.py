@@ -1,4 +1,4 @@
-"""Options that several commands share, and their way into the settings."""
+"""Options that several commands share, and how they enter the settings."""
 
 import os
 from pathlib import Path
@@ -12,9 +12,7 @@ from serving.telemetry.logging import configure_logging
 
 ConfigPath = Annotated[
     Path,
-    typer.Option(
-        "--config-path", "-c", envvar="CONFIG_PATH", help="Config file: where the project runs."
-    ),
+    typer.Option("--config-path", "-c", envvar="CONFIG_PATH", help="Config file."),
 ]
 DataPath = Annotated[
     Path | None,
@@ -24,25 +22,26 @@ RunId = Annotated[
     str | None,
     typer.Option(
         "--run-id",
-        help="MLflow run whose model is used; 'latest' is the latest finished one of the "
-        "experiment, and 'mmp runs' lists them.  [env var: MODEL_RUN_ID]",
+        help="MLflow run whose model is used; 'mmp runs' lists the runs, and 'latest' is the "
+        "latest finished run of the experiment.  [env var: MODEL_RUN_ID]",
     ),
 ]
 ModelUri = Annotated[
     str | None,
     typer.Option(
         "--model-uri",
-        help="MLflow URI or directory of the model, instead of a run: models:/name@champion.  "
+        help="MLflow URI or directory of the model, instead of a run; for example "
+        "models:/name@champion.  "
         "[env var: MODEL_URI]",
     ),
 ]
 
 
 def settings_with(config_path: Path, **options: object) -> Settings:
-    """Read the settings, with options put into the environment, where they override the file.
+    """Put options into the environment, where they override the file, and read the settings.
 
-    Each keyword is the name of an environment variable; None leaves it as it is. Worker processes
-    inherit the environment, so they see the same settings.
+    Each keyword is the name of an environment variable; None leaves the variable unchanged. Worker
+    processes inherit the environment, so they see the same settings.
     """
     os.environ["CONFIG_PATH"] = str(config_path)
     for name, value in options.items():
@@ -54,7 +53,7 @@ def settings_with(config_path: Path, **options: object) -> Settings:
 
 
 def choose_model(run_id: str | None, model_uri: str | None) -> None:
-    """Let an option that names a model win over both environment variables that may name one."""
+    """Let an option that names a model override both environment variables for models."""
     if run_id and model_uri:
         raise ConfigError("--run-id and --model-uri both name a model; give one")
     if run_id or model_uri:

@@ -31,12 +31,12 @@ def run(
 ) -> None:
     """Predict every row of a file.
 
-    Writes the rows, in order, with their predictions added.
+    Writes the rows in the same order, with their predictions added.
     """
     if data_path is None:
-        raise ConfigError("no data is named; give --data-path FILE (DATA_PATH)")
+        raise ConfigError("no data file is given; use --data-path FILE (DATA_PATH)")
     if output_path is None:
-        raise ConfigError("no output is named; give --output-path FILE (OUTPUT_PATH)")
+        raise ConfigError("no output file is given; use --output-path FILE (OUTPUT_PATH)")
     choose_model(run_id, model_uri)
     settings = settings_with(config_path)
 

@@ -7,9 +7,9 @@ from serving.config.settings import DEFAULT_CONFIG
 def run(
     run_id: RunId = None, model_uri: ModelUri = None, config_path: ConfigPath = DEFAULT_CONFIG
 ) -> None:
-    """Load a model as the server does, check its contract, and show what it takes and answers.
+    """Load a model like the server, check its contract, and show its inputs and outputs.
 
-    Exit status 2 and the reason, when it could not be served.
+    If the model cannot be served, prints the reason and exits with status 2.
     """
     choose_model(run_id, model_uri)
     settings = settings_with(config_path)

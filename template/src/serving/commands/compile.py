@@ -18,9 +18,9 @@ def run(
     config_path: ConfigPath = DEFAULT_CONFIG,
     data_path: DataPath = None,
 ) -> None:
-    """Make a model quicker: convert it to ONNX.
+    """Convert a model to ONNX, which answers faster.
 
-    Proves on data that the answers stay the same, and stores it beside the model.
+    Checks on data that the answers stay the same, and stores the result with the model.
     """
     choose_model(run_id, model_uri)
     settings = settings_with(config_path)

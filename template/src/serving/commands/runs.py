@@ -11,20 +11,18 @@ if TYPE_CHECKING:
     from serving.store.runs import Run, Store
 
 _MAIN_METRICS = ("test_accuracy", "test_r2", "test_rmse")
-"""The first of these that a run has is shown, or else the first of the test data, or any."""
+"""The first of these is shown; without them the first metric of the test data, or any metric."""
 
 _HEADER = ("RUN ID", "STARTED", "EXPERIMENT", "RECIPE", "STATUS", "MODEL", "METRIC", "COMPILED")
 
 
 def run(
-    count: Annotated[
-        int, typer.Option("--count", "-n", min=1, help="How many runs are listed.")
-    ] = 10,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many runs to list.")] = 10,
     config_path: ConfigPath = DEFAULT_CONFIG,
 ) -> None:
-    """List the latest runs of the MLflow store, and their models.
+    """List the latest runs in the MLflow store and their models.
 
-    'mmp serve-api --run-id RUN_ID' serves one of them.
+    'mmp serve-api --run-id RUN_ID' serves the model of a run.
     """
     settings = settings_with(config_path)
 
@@ -68,7 +66,7 @@ def _line(run: "Run", store: "Store") -> tuple[str, ...]:
 
 
 def _model(run: "Run") -> str:
-    """The estimator's class, and the models' names where they are not the usual one."""
+    """The estimator's class, and the names of the models if they are not just `model`."""
     if not run.models:
         return "-"
     class_name = run.params.get("class_path", "").rpartition(".")[2]

@@ -9,10 +9,10 @@ from serving.config.settings import DEFAULT_CONFIG
 def run(
     run_id: RunId = None, model_uri: ModelUri = None, config_path: ConfigPath = DEFAULT_CONFIG
 ) -> None:
-    """Print the OpenAPI document of a model's API, to commit it and see changes in review."""
+    """Print the OpenAPI document of a model's API; commit it to see changes in reviews."""
     choose_model(run_id, model_uri)
     settings = settings_with(config_path)
-    # The document is the model's: the same with a key and without.
+    # The document must not depend on whether an API key is set.
     serving = settings.serving.model_copy(update={"api_key": None})
     settings = settings.model_copy(update={"serving": serving})
 

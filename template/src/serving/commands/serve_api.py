@@ -21,8 +21,8 @@ def run(
     engine: Annotated[
         EngineChoice | None,
         typer.Option(
-            help="The compiled model (onnx), the model itself (native), or the compiled one where "
-            "it is there (auto).  [env var: ENGINE]"
+            help="The compiled model (onnx), the model itself (native), or the compiled one if "
+            "there is one (auto).  [env var: ENGINE]"
         ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [env var: HOST]")] = None,

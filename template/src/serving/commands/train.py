@@ -20,7 +20,7 @@ def run(
             "--recipe-path",
             "-r",
             envvar="RECIPE_PATH",
-            help="Recipe file: what is trained.  [default: the only one in recipes/]",
+            help="Recipe file.  [default: the only one in recipes/]",
         ),
     ] = None,
     config_path: ConfigPath = DEFAULT_CONFIG,
@@ -28,7 +28,7 @@ def run(
 ) -> None:
     """Train a model from a recipe.
 
-    Logs it to MLflow and prints the run id and how to serve it.
+    Logs the model to MLflow, and prints the run id and the command that serves it.
     """
     from serving.contract.recipe import load_recipe
     from serving.store.sqlite import file_of
@@ -57,7 +57,7 @@ def run(
     print(f"run_id: {result.run_id}")
     print(f"\nNext: {serve_command(run_id=result.run_id)}")
     if file_of(settings.mlflow.tracking_uri):
-        # With the lock's version, in an environment of its own: this one lacks MLflow's server.
+        # In a separate environment with the locked version, because this one lacks MLflow's server.
         ui = "uv run --isolated --only-group mlflow mlflow ui --backend-store-uri"
         print(f"MLflow's UI: {ui} {settings.mlflow.tracking_uri}")
 

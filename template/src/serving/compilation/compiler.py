@@ -1,4 +1,4 @@
-"""Compile a logged model, prove it and store it beside the model."""
+"""Compile a logged model, prove the result and store it with the model."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ from serving.store.mlmodel import StoredModel
 from serving.store.runs import FoundModel
 
 LONGEST_REASON = 200
-"""Characters of a library's own message."""
+"""How many characters of a library's own message are kept."""
 
 _LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime")
 
@@ -47,9 +47,8 @@ def compile_model(settings: Settings, data_path: Path | None = None) -> Compiled
 
     Returns what was stored in the model's directory `compiled/`.
 
-    Raises `CompilationError` naming what cannot be converted, or where the answers differ, and
-    other errors of a `ServingError` for models and data that cannot be read. Nothing is stored
-    then.
+    Raises `CompilationError` naming what cannot be converted or where the answers differ, and
+    another `ServingError` for models and data that cannot be read. Then nothing is stored.
     """
     found = _find(settings)
     uri = found.uri
@@ -75,7 +74,7 @@ def _find(settings: Settings) -> FoundModel:
     try:
         return find_model(settings)
     except Exception:
-        load_model(settings, engine="native")  # says it in one sentence
+        load_model(settings, engine="native")  # raises an error of one sentence
         raise
 
 
@@ -142,7 +141,7 @@ def _compile(
 
 @contextlib.contextmanager
 def _one_sentence(what: str) -> Iterator[None]:
-    """Turn whatever libraries raise, on models that nobody has foreseen, into one."""
+    """Turn any exception that libraries raise for unforeseen models into one sentence."""
     try:
         yield
     except ServingError:
@@ -160,9 +159,9 @@ def _write(compiled: Compiled, directory: Path) -> None:
 def _rows(
     native: ServedModel, columns: list[Column], data_path: Path | None
 ) -> tuple[str, list[Row]]:
-    """The file as it is written, and its rows as requests would have them.
+    """The file's path as written, and its rows as requests would have them.
 
-    Rows that no request can have are left out.
+    Rows that a request cannot have are left out.
     """
     if data_path is not None:
         return str(data_path), _rows_of(data_path, columns)
@@ -177,7 +176,7 @@ def _rows_of(path: Path, columns: list[Column]) -> list[Row]:
     require_columns(frame, required, path, "which the model needs")
     frame = frame.dropna(subset=required).reset_index(drop=True)
     if frame.empty:
-        raise CompilationError(f"in {path} no row has all values that the model requires")
+        raise CompilationError(f"no row of {path} has all values that the model requires")
     table = to_table(frame, columns, path, from_text=is_csv(path))
     values = [
         [None if value != value else value for value in table[column.name].tolist()]
@@ -187,7 +186,7 @@ def _rows_of(path: Path, columns: list[Column]) -> list[Row]:
 
 
 def _recipe_data(native: ServedModel) -> str:
-    """What the model's recipe says, with `${VAR}` as it was written."""
+    """The data file that the model's recipe names, with `${VAR}` as written."""
     recipe = native.schemas.recipe
     source = recipe.data.loader.source_uri if recipe else None
     if source and Path(fill_in(source)).is_file():

@@ -1,7 +1,7 @@
-"""What scikit-learn's estimators do, in ONNX.
+"""Convert scikit-learn's estimators to ONNX.
 
-Linear models, networks and trees are written out here, in the precision that scikit-learn has;
-others go through skl2onnx.
+Linear models, neural networks and trees are converted here, in the same precision as in
+scikit-learn. skl2onnx converts the others.
 """
 
 import warnings
@@ -60,7 +60,7 @@ Features = list[Feature]
 
 @dataclass(frozen=True)
 class Answer:
-    """Tensors that an estimator answers with."""
+    """The output tensors of an estimator."""
 
     label: str | None = None
     """Position of the class, int64, shape (rows,)."""
@@ -77,12 +77,12 @@ def predict(graph: Graph, estimator: Any, features: Features) -> Answer:
     Raises `CompilationError` naming what cannot be converted.
     """
     name = type(estimator).__name__
-    # Estimators that are not scikit-learn's own may not say what they are for.
+    # Estimators of other libraries may not declare their type.
     tells = hasattr(estimator, "__sklearn_tags__")
     if not tells or not (is_classifier(estimator) or is_regressor(estimator)):
         raise CompilationError(f"{name} is neither a classifier nor a regressor of scikit-learn")
     if is_classifier(estimator) and not isinstance(estimator.classes_, np.ndarray):
-        raise CompilationError(f"{name} has several outputs of classes")
+        raise CompilationError(f"{name} classifies several outputs")
     answer = _converter(estimator)(graph, estimator, features)
     if answer.values is None:
         return answer
@@ -93,7 +93,7 @@ def predict(graph: Graph, estimator: Any, features: Features) -> Answer:
 
 def _count_outputs(estimator: Any, width: int) -> int:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the names that these features do not have
+        warnings.simplefilter("ignore")  # these features have no names
         values = np.asarray(estimator.predict(np.zeros((1, width))))
     return values.size
 
@@ -151,18 +151,18 @@ def _logistic(graph: Graph, estimator: Any, features: Features) -> Answer:
 def _is_one_vs_rest(estimator: Any) -> bool:
     if isinstance(estimator, SGDClassifier):
         return True
-    # Older releases of scikit-learn have other ways than the default.
+    # Older releases of scikit-learn have other values than the default.
     return getattr(estimator, "multi_class", None) == "ovr" or estimator.solver == "liblinear"
 
 
 def _one_vs_rest(graph: Graph, raw: str, classes: int) -> str:
     if classes <= 2:
         return _both(graph, graph.add("Sigmoid", raw))
-    # Shares of tiny numbers: `Sigmoid` is right to 1e-16, and not relative to them.
+    # Tiny numbers are normalized, and the error of `Sigmoid`, 1e-16, is not relative to them.
     exponential = graph.add("Exp", graph.add("Neg", raw))
     positive = graph.add("Div", np.array(1.0), graph.add("Add", exponential, np.array(1.0)))
     total = graph.add("ReduceSum", positive, np.array([1]), keepdims=1)
-    none = graph.add("Equal", total, np.array(0.0))  # then scikit-learn takes all for as likely
+    none = graph.add("Equal", total, np.array(0.0))  # scikit-learn: all classes equally likely
     return graph.add("Where", none, np.array(1 / classes), graph.add("Div", positive, total))
 
 
@@ -175,7 +175,7 @@ def _sgd(graph: Graph, estimator: Any, features: Features) -> Answer:
 
 
 def _choice(graph: Graph, raw: str, classes: int, *, zero_is_positive: bool = False) -> str:
-    """The class that decision values are for, of shape (rows,)."""
+    """The class that the decision values choose, of shape (rows,)."""
     if classes > 2:
         return graph.add("ArgMax", raw, axis=1, keepdims=0)
     comparison = "GreaterOrEqual" if zero_is_positive else "Greater"
@@ -185,13 +185,13 @@ def _choice(graph: Graph, raw: str, classes: int, *, zero_is_positive: bool = Fa
 
 
 def _both(graph: Graph, positive: str) -> str:
-    """The probabilities of both classes from that of the second."""
+    """The probabilities of both classes, from that of the second."""
     negative = graph.add("Sub", np.array(1.0), positive)
     return graph.add("Concat", negative, positive, axis=1)
 
 
 def _tree_inputs(graph: Graph, estimator: Any, features: Features, *, missing: bool) -> str:
-    """What scikit-learn's trees compare: numbers rounded to single precision."""
+    """The inputs of scikit-learn's trees: numbers rounded to single precision."""
     x = to_single(graph, numbers(graph, features, estimator))
     if missing:
         infinite = graph.add("IsInf", x)
@@ -268,7 +268,7 @@ def _histogram_boosting(graph: Graph, estimator: Any, features: Features) -> Ans
 
 
 def _voting(graph: Graph, estimator: Any, features: Features) -> Answer:
-    """The mean of what several estimators answer."""
+    """The mean of the answers of several estimators."""
     if is_classifier(estimator) and estimator.voting == "hard":
         raise CompilationError(f"{type(estimator).__name__} counts labels; set voting to soft")
     answers = [predict(graph, part, features) for part in estimator.estimators_]
@@ -284,13 +284,13 @@ def _voting(graph: Graph, estimator: Any, features: Features) -> Answer:
 
 
 def _stacking(graph: Graph, estimator: Any, features: Features) -> Answer:
-    """An estimator that learns from what others answer."""
+    """An estimator that learns from the answers of other estimators."""
     inputs: Features = []
     for part, method in zip(estimator.estimators_, estimator.stack_method_, strict=True):
         answer = predict(graph, part, features)
         if method == "predict_proba" and answer.probabilities:
             width = len(part.classes_)
-            # Of two classes one says it all.
+            # With two classes, one probability determines the other.
             inputs += features_of(answer.probabilities, width)[1 if width == 2 else 0 :]
         elif method == "predict" and answer.values:
             inputs += features_of(answer.values, answer.outputs)

@@ -1,4 +1,4 @@
-"""The columns of a table on their way through a pipeline, as tensors of an ONNX graph."""
+"""The columns of a table at any step of a pipeline, as tensors of an ONNX graph."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from serving.compilation.graph import Graph
 from serving.errors import CompilationError
 
 Kind = Literal["number", "text", "datetime", "duration"]
-"""`number` and the last two are doubles in the graph, these in seconds; `text` are strings."""
+"""In the graph, `text` is strings; the others are doubles, `datetime` and `duration` in seconds."""
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One column: where it is in which tensor. Taking it out of there is left until it is used."""
+    """One column of a tensor, which is extracted only when it is used."""
 
     tensor: str
     index: int
     width: int
-    """Columns of the tensor."""
+    """How many columns the tensor has."""
     kind: Kind = "number"
     name: str | None = None
-    """None where scikit-learn would have an array without names."""
+    """None if scikit-learn would have an array without names."""
     single: bool = False
-    """Whether scikit-learn has it in single precision; here it is a double all the same."""
+    """Whether scikit-learn has it in single precision; in the graph it is always a double."""
 
 
 def features_of(
@@ -49,9 +49,9 @@ def matrix(graph: Graph, features: Sequence[Feature]) -> str:
 
 
 def numbers(graph: Graph, features: Sequence[Feature], part: object) -> str:
-    """The same of features that are to be numbers, as `part` of the pipeline needs them.
+    """The same for features that must be numbers; `part` of the pipeline needs them.
 
-    Raises `CompilationError` naming a feature that is none.
+    Raises `CompilationError` naming a feature that is not a number.
     """
     for feature in features:
         if feature.kind != "number":
@@ -63,22 +63,22 @@ def numbers(graph: Graph, features: Sequence[Feature], part: object) -> str:
 
 
 def all_single(features: Sequence[Feature]) -> bool:
-    """Whether scikit-learn has an array of them in single precision."""
+    """Whether scikit-learn would have the array of these features in single precision."""
     return all(feature.single for feature in features)
 
 
 def rounded(graph: Graph, tensor: str, single: bool) -> str:
-    """The doubles as single precision has them, where that is asked for.
+    """Round the doubles to single precision, if `single`.
 
-    One addition, subtraction, multiplication or division of such numbers in double precision,
-    rounded, is what it is in single precision.
+    For such numbers, one addition, subtraction, multiplication or division in double precision,
+    rounded, equals the same operation in single precision.
     """
     return to_double(graph, to_single(graph, tensor)) if single else tensor
 
 
 def refuse_not_finite(graph: Graph, tensor: str, width: int, dtype: type = np.float64) -> None:
     """Refuse rows with a number that is missing or infinite, as scikit-learn does."""
-    # Zero times such a number is NaN, and one multiplication of matrices says so for a row.
+    # Zero times such a number is NaN, so one matrix multiplication finds the rows.
     zeros = graph.add("MatMul", tensor, np.zeros((width, 1), dtype))
     graph.refuse_unless_zero(zeros if dtype is np.float64 else to_double(graph, zeros))
 

@@ -1,4 +1,4 @@
-"""An ONNX graph in the making."""
+"""Build an ONNX graph."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ import onnx
 from onnx import TensorProto, compose, helper, numpy_helper
 
 OPSET = 19
-"""Of ONNX itself; the first one that compares strings."""
+"""The opset of ONNX itself; the first that compares strings."""
 ML = "ai.onnx.ml"
 _ML_OPSET = 4
 _ML_OPSET_OF_TREES = 5
-"""The first one with `TreeEnsemble`, which answers doubles."""
+"""The opset of ONNX-ML; the first with `TreeEnsemble`, which answers doubles."""
 _IR_VERSION = 10
 
 
 class Graph:
-    """Nodes and constants. Tensors go by their names; all have rows as their first axis."""
+    """Nodes and constants. Tensors are referred to by name; the first axis is always the rows."""
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
@@ -28,7 +28,7 @@ class Graph:
     def add(
         self, operator: str, *inputs: str | np.ndarray, domain: str = "", **attributes: Any
     ) -> str:
-        """Add a node of one output, and return that. Arrays become constants."""
+        """Add a node with one output, and return that. Arrays become constants."""
         return self.add_all(operator, 1, *inputs, domain=domain, **attributes)[0]
 
     def add_all(
@@ -48,7 +48,7 @@ class Graph:
         return results
 
     def embed(self, model: onnx.ModelProto, tensor: str) -> list[str]:
-        """Add the nodes of a model of one input, which `tensor` feeds; return its outputs."""
+        """Add the nodes of a model with one input, fed by `tensor`; return its outputs."""
         model = compose.add_prefix(model, f"{self._new_name()}_")
         for opset in model.opset_import:
             self._opsets.setdefault(opset.domain, opset.version)
@@ -61,23 +61,23 @@ class Graph:
     def refuse_unless_zero(self, faults: str) -> None:
         """Refuse the rows in which `faults`, of shape (rows, 1), is NaN; elsewhere it is zero.
 
-        A graph cannot raise: what refuses a row answers NaN for it, and no label (-1).
+        A graph cannot raise: the answer to a refused row is NaN, and its label is -1.
         """
         self._faults.append(faults)
 
     @property
     def faults(self) -> str | None:
-        """Shape (rows, 1): NaN in refused rows, zero elsewhere; None where none is refused."""
+        """Shape (rows, 1): NaN in refused rows, zero elsewhere; None if no row can be refused."""
         if not self._faults:
             return None
         return self._faults[0] if len(self._faults) == 1 else self.add("Sum", *self._faults)
 
     def model(self, inputs: dict[str, tuple[int, int]], outputs: dict[str, str]) -> onnx.ModelProto:
-        """The whole.
+        """The whole graph as a model.
 
         Args:
             inputs: element type and number of columns of each input.
-            outputs: the tensor that each output is.
+            outputs: the tensor of each output.
         """
         for name, tensor in outputs.items():
             self._nodes.append(helper.make_node("Identity", [tensor], [name]))
@@ -88,7 +88,7 @@ class Graph:
                 helper.make_tensor_value_info(name, type_, ["rows", columns])
                 for name, (type_, columns) in inputs.items()
             ],
-            [onnx.ValueInfoProto(name=name) for name in outputs],  # of types that follow
+            [onnx.ValueInfoProto(name=name) for name in outputs],  # their types are inferred
             self._constants,
         )
         opsets = [helper.make_opsetid(domain, v) for domain, v in self._opsets.items()]
@@ -108,6 +108,6 @@ class Graph:
 
 
 def text_tensor(array: np.ndarray, name: str = "") -> onnx.TensorProto:
-    """A tensor of an array of `str`."""
+    """Make a tensor from an array of `str`."""
     values = [value.encode() for value in array.ravel()]
     return helper.make_tensor(name, TensorProto.STRING, array.shape, values)

@@ -1,4 +1,4 @@
-"""The way through skl2onnx, for whatever this package does not convert itself."""
+"""Convert with skl2onnx what this package does not convert itself."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ def transform_with_skl2onnx(
 ) -> list[Feature]:
     """Convert a transformer of numbers.
 
-    Raises `CompilationError` naming its class where skl2onnx has no converter for it.
+    Raises `CompilationError` naming its class if skl2onnx has no converter for it.
     """
     model, is_double = _convert(transformer, len(features))
     [y] = graph.embed(model, _input(graph, transformer, features, is_double))
@@ -44,9 +44,9 @@ def transform_with_skl2onnx(
 
 
 def predict_with_skl2onnx(graph: Graph, estimator: Any, features: list[Feature]) -> list[str]:
-    """Convert an estimator of numbers; return its outputs, of which the last are doubles.
+    """Convert an estimator of numbers; return its outputs, the last of which are doubles.
 
-    Raises `CompilationError` naming its class where skl2onnx has no converter for it.
+    Raises `CompilationError` naming its class if skl2onnx has no converter for it.
     """
     model, is_double = _convert(estimator, len(features))
     x = _input(graph, estimator, features, is_double)
@@ -58,7 +58,7 @@ def _input(graph: Graph, part: Any, features: list[Feature], is_double: bool) ->
     x = numbers(graph, features, part)
     x = x if is_double else to_single(graph, x)
     if not _allows_missing(part):
-        # Where only single precision is to be had, numbers beyond it are refused, too.
+        # If there is only single precision, numbers beyond it are refused, too.
         refuse_not_finite(graph, x, len(features), np.float64 if is_double else np.float32)
     elif not is_double:
         refuse_where(graph, graph.add("IsInf", x))
@@ -70,7 +70,7 @@ def _allows_missing(part: Any) -> bool:
 
 
 def _convert(part: Any, width: int) -> tuple[onnx.ModelProto, bool]:
-    """In double precision where skl2onnx and ONNX Runtime can, else in single."""
+    """Convert in double precision if skl2onnx and ONNX Runtime support it, else in single."""
     name = type(part).__name__
     try:
         with _silence():
@@ -103,7 +103,7 @@ def _convert(part: Any, width: int) -> tuple[onnx.ModelProto, bool]:
 
 
 def _check(model: onnx.ModelProto, rows: np.ndarray) -> None:
-    """Raise whatever ONNX Runtime raises, and `TypeError` for other types than were asked for."""
+    """Raise what ONNX Runtime raises, and `TypeError` if the output types are not as requested."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(
@@ -115,7 +115,7 @@ def _check(model: onnx.ModelProto, rows: np.ndarray) -> None:
 
 
 def _lacking(part: Any) -> str:
-    """The class; of an estimator of estimators also those."""
+    """Name the class; for a meta-estimator, also the classes of its estimators."""
     inner = {type(one).__name__ for one in _inner(part)}
     name = f"{type(part).__module__.partition('.')[0]}.{type(part).__name__}"
     return f"{name} of {', '.join(sorted(inner))}" if inner else name
@@ -130,7 +130,7 @@ def _inner(part: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def _silence() -> Any:
-    """Without the pages that skl2onnx prints, warns and logs."""
+    """Suppress what skl2onnx prints, warns and logs."""
     logging.getLogger("skl2onnx").setLevel(logging.CRITICAL)
     with (
         contextlib.redirect_stdout(io.StringIO()),

@@ -1,4 +1,4 @@
-"""The proof that a compiled model answers as the model does: both are asked, row by row."""
+"""Prove that a compiled model answers as the model does: compare the answers row by row."""
 
 import math
 import warnings
@@ -17,21 +17,22 @@ from serving.engines.onnx import OnnxEngine
 from serving.errors import CompilationError
 
 MOST_ROWS = 10_000
-"""Of the data."""
+"""How many rows of the data are compared."""
 MOST_CHANGED = 1_000
-"""For each way of changing rows; at least a few for each column."""
+"""How many rows are compared for each kind of change; at least a few for each column."""
 TOLERANCE = 1e-5
-"""Largest difference of probabilities; of values as a share of them, or of their deviation."""
+"""Largest allowed difference: absolute for probabilities; for values relative to the value or to
+the standard deviation of all values, whichever is larger."""
 _SEED = 0
 _UNKNOWN = ("", "never seen", "\N{SNOWMAN} jamais vu", "\uffff")
 _WHOLE = {"integer": 2**31 - 1, "long": 2**53}
-"""The largest whole numbers that are tried."""
+"""The largest integers that are tried."""
 
 Change = Literal["none", "missing", "unknown", "range"]
 
 
 class Proof(BaseModel):
-    """What was compared, and how far apart the answers were."""
+    """What was compared, and how much the answers differed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,24 +40,24 @@ class Proof(BaseModel):
     """The file that the rows came from."""
     time: datetime
     rows: int
-    """How many rows were compared, changed ones included."""
+    """How many rows were compared, including changed rows."""
     rows_of_data: int
     rows_with_missing: int
-    """Rows in which values were taken away."""
+    """Rows in which values were removed."""
     rows_with_unknown: int
     """Rows with a category that was never seen."""
     rows_out_of_range: int
-    """Rows with a number within the range of those seen, chosen at random, or far beyond it."""
+    """Rows with a random number, within the range of the data or far beyond it."""
     rows_refused: int
-    """Rows that both refuse to predict."""
+    """Rows that both forms refuse to predict."""
     largest_difference: float
-    """Of the probabilities, or of the values as a share of them; labels were all equal."""
+    """Of the probabilities, or of the values as in `TOLERANCE`; all labels were equal."""
 
 
 @dataclass(frozen=True)
 class _Case:
     what: str
-    """Which rows, for messages."""
+    """Describes the rows in messages."""
     change: Change
     rows: list[Row]
 
@@ -64,14 +65,14 @@ class _Case:
 def prove(
     native: Engine, compiled: OnnxEngine, columns: Sequence[Column], rows: Sequence[Row], data: str
 ) -> Proof:
-    """Compare the answers to rows of the data, and to many more made of them.
+    """Compare the answers to rows of the data, and to many changed copies of them.
 
     Args:
         native: the model.
         compiled: its compiled form.
         columns: the columns of the rows.
-        rows: the data, of which at most `MOST_ROWS` are taken.
-        data: where they came from.
+        rows: the data, of which at most `MOST_ROWS` rows are used.
+        data: where the rows came from.
 
     Raises `CompilationError` for the first difference.
     """
@@ -115,7 +116,7 @@ def _cases(
     def changed(
         what: str, change: Change, values: dict[int, Callable[[Any], Any]], count: int
     ) -> _Case:
-        """Some of the rows, with other values at these positions."""
+        """Copies of some of the rows, with other values at these positions."""
         some = random.choice(len(rows), min(count, len(rows)), replace=False)
         copies = [list(rows[index]) for index in some]
         for row in copies:
@@ -133,7 +134,7 @@ def _cases(
                 f"rows without '{column.name}'", "missing", {position: missing[position]}, share
             )
         if column.type == "string":
-            what = f"rows with a '{column.name}' never seen"
+            what = f"rows with an unknown '{column.name}'"
             unknown = {position: lambda _: _UNKNOWN[random.integers(len(_UNKNOWN))]}
             yield changed(what, "unknown", unknown, share)
         seen = [row[position] for row in rows if row[position] is not None]
@@ -147,7 +148,7 @@ def _cases(
         yield changed("rows of zeros", "range", dict.fromkeys(plain, lambda _: 0), 20)
         yield changed("rows of ones", "range", dict.fromkeys(plain, lambda _: 1), 20)
     if missing:
-        yield changed("rows without all that may be missing", "missing", missing, 200)
+        yield changed("rows without any optional value", "missing", missing, 200)
     if other:
         yield changed("rows with other numbers", "range", other, MOST_CHANGED)
 
@@ -155,7 +156,7 @@ def _cases(
 def _numbers(
     column: Column, seen: Sequence[Any], random: np.random.Generator
 ) -> Callable[[Any], Any]:
-    """Draws values between the least and the greatest one seen, and ten times as far out."""
+    """Make a function that draws values within the range seen, and up to ten times beyond it."""
     low, high = min(seen), max(seen)
     if column.type == "datetime":
         span = max(high - low, timedelta(days=1)).total_seconds()
@@ -206,7 +207,7 @@ def _ask(engine: Engine, columns: Sequence[Column], rows: Sequence[Row]) -> _Ans
         return engine.predict(read(some))
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of unknown categories
+        warnings.simplefilter("ignore")  # warnings about unknown categories
         for part, outcome in bisect(predict, rows, REFUSALS):
             if isinstance(outcome, BaseException):
                 refused[part] = True
@@ -215,7 +216,7 @@ def _ask(engine: Engine, columns: Sequence[Column], rows: Sequence[Row]) -> _Ans
             if outcome.refused is not None:
                 fine = ~outcome.refused
             if outcome.probabilities is not None:
-                fine &= np.isfinite(outcome.probabilities).all(axis=1)  # else it is no answer
+                fine &= np.isfinite(outcome.probabilities).all(axis=1)  # others count as refused
                 probabilities.append(outcome.probabilities[fine])
             refused[part] = ~fine
             if fine.any():
@@ -238,7 +239,7 @@ def _compare_refusals(case: _Case, ours: _Answers, theirs: _Answers) -> None:
 
 
 def _difference(case: _Case, ours: _Answers, theirs: _Answers, deviation: float | None) -> float:
-    """The largest difference; `deviation` is that of the values, None where they are labels."""
+    """The largest difference; `deviation` is that of the values, None for labels."""
     if not len(ours.values):
         return 0.0
     if ours.classes != theirs.classes or ours.values.shape != theirs.values.shape:
@@ -249,7 +250,7 @@ def _difference(case: _Case, ours: _Answers, theirs: _Answers, deviation: float 
         )
         if unequal.any():
             raise CompilationError(
-                f"{int(unequal.sum())} of {len(unequal)} {case.what} get another label"
+                f"{int(unequal.sum())} of {len(unequal)} {case.what} get a different label"
             )
         if ours.probabilities is None or theirs.probabilities is None:
             return 0.0
@@ -258,16 +259,16 @@ def _difference(case: _Case, ours: _Answers, theirs: _Answers, deviation: float 
     else:
         with np.errstate(invalid="ignore"):
             apart = np.abs(ours.values - theirs.values)
-        apart[ours.values == theirs.values] = 0.0  # infinite ones
+        apart[ours.values == theirs.values] = 0.0  # equal infinities
         largest = float((apart / np.maximum(np.abs(ours.values), deviation)).max())
-        what = "values, as a share of them,"
+        what = "values, relative to their size,"
     if not largest <= TOLERANCE:
         raise CompilationError(
-            f"for {case.what} the {what} differ by {largest:.2g}, and {TOLERANCE:g} is allowed"
+            f"for {case.what} the {what} differ by {largest:.2g}; at most {TOLERANCE:g} is allowed"
         )
     return largest
 
 
 def _deviation(values: np.ndarray) -> float:
-    """Of the values; tiny where they are all alike, so that nothing is divided by zero."""
+    """The values' standard deviation; tiny if all are equal, to avoid a division by zero."""
     return max(float(np.std(values)), float(np.finfo(np.float64).tiny))

@@ -1,7 +1,7 @@
-"""What scikit-learn's transformers do, in ONNX, in double precision as they do it.
+"""Convert scikit-learn's transformers to ONNX, in double precision as in scikit-learn.
 
-Each converter takes a fitted transformer and its features, and returns the features that come of
-it. What no converter is here for goes through skl2onnx, as long as it takes numbers.
+Each converter takes a fitted transformer and its features, and returns the resulting features.
+skl2onnx converts other transformers, if they take numbers.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,7 +61,7 @@ def transform(graph: Graph, transformer: Any, features: Features) -> Features:
 
 
 def _named(transformer: Any, features: Features) -> Features:
-    """With names, where the transformer is set to answer a DataFrame."""
+    """The features with names, if the transformer is set to return a DataFrame."""
     config = getattr(transformer, "_sklearn_output_config", {})
     if config.get("transform") not in ("pandas", "polars"):
         return features
@@ -124,8 +124,8 @@ def _function(graph: Graph, transformer: FunctionTransformer, features: Features
     function, given = transformer.func, dict(transformer.kw_args or {})
     if function is None:
         return features
-    # Booleans are 0 and 1 in the graph already, and date-times the seconds since 1970 that the
-    # two calls of pandas below make of them.
+    # In the graph, booleans are already 0 and 1, and date-times are already seconds since 1970,
+    # the result of the two pandas calls below.
     if function == pd.DataFrame.astype and given.get("dtype") in ("float64", "float", float):
         if all(feature.kind == "number" for feature in features):
             return features
@@ -145,14 +145,14 @@ def _function(graph: Graph, transformer: FunctionTransformer, features: Features
             y = graph.add(_FUNCTIONS[function], x)
         return features_of(y, len(features))
     name = getattr(function, "__qualname__", getattr(function, "__name__", repr(function)))
-    raise CompilationError(f"FunctionTransformer calls {name}, a function that is not known here")
+    raise CompilationError(f"FunctionTransformer calls {name}, a function without a converter")
 
 
 def _imputer(graph: Graph, imputer: SimpleImputer, features: Features) -> Features:
     result: Features = []
     missing = imputer.missing_values
     is_dropped = [_is_nan(value) and _learns(imputer) for value in imputer.statistics_]
-    # Columns of text and of numbers may be filled by one imputer.
+    # One imputer may fill columns of text and of numbers.
     for is_text in (False, True):
         own = [
             (feature, value)
@@ -175,7 +175,7 @@ def _imputer(graph: Graph, imputer: SimpleImputer, features: Features) -> Featur
         filled = graph.add("Where", flags, filling[None, :], x)
         kind: Kind = "text" if is_text else "number"
         result += features_of(filled, len(chosen), kind, single=all_single(features))
-    # In the order that they came in.
+    # In the order of the input.
     order = [f for f, dropped in zip(features, is_dropped, strict=True) if not dropped]
     positions = sorted(range(len(order)), key=lambda i: (order[i].kind == "text", i))
     by_position = dict(zip(positions, result, strict=True))
@@ -186,7 +186,7 @@ def _imputer(graph: Graph, imputer: SimpleImputer, features: Features) -> Featur
 
 
 def _learns(imputer: SimpleImputer) -> bool:
-    """Whether columns without any value were left out."""
+    """Whether the imputer leaves out columns without any value."""
     return imputer.strategy != "constant" and not imputer.keep_empty_features
 
 
@@ -199,7 +199,7 @@ def _indicator(graph: Graph, indicator: MissingIndicator, features: Features) ->
 
 
 def _missing(graph: Graph, features: Sequence[Feature], missing: Any, part: Any) -> tuple[str, str]:
-    """The features as one tensor, and whether each value is what stands for a missing one."""
+    """The features as one tensor, and whether each value is missing."""
     if all(feature.kind == "text" for feature in features):
         x = matrix(graph, features)
         if not _is_nan(missing) and not isinstance(missing, str):
@@ -250,7 +250,7 @@ def _robust(graph: Graph, scaler: RobustScaler, features: Features) -> Features:
 def _scaled(
     graph: Graph, scaler: Any, features: Features, *operations: tuple[str, np.ndarray | None]
 ) -> Features:
-    """The operations in turn, each with a number for every column, or None for none at all."""
+    """Apply the operations in turn, each with a number for every column; None skips one."""
     x, single = numbers(graph, features, scaler), all_single(features)
     for operator, by in operations:
         if by is not None:
@@ -318,9 +318,9 @@ def _polynomial(graph: Graph, poly: PolynomialFeatures, features: Features) -> F
 
 
 def _one_hot(graph: Graph, encoder: OneHotEncoder, features: Features) -> Features:
-    """Whether a value is a category: of all columns of a kind with a handful of nodes."""
+    """Whether a value is a category, with a few nodes for all columns of a kind."""
     if encoder._infrequent_enabled:
-        raise CompilationError("OneHotEncoder gathers infrequent categories")
+        raise CompilationError("OneHotEncoder groups infrequent categories")
     result: dict[tuple[int, int], Feature] = {}
     for positions, ids, code_of in _identified(graph, encoder, features):
         column, wanted, keys = [], [], []
@@ -344,7 +344,7 @@ def _one_hot(graph: Graph, encoder: OneHotEncoder, features: Features) -> Featur
 def _ordinal(graph: Graph, encoder: OrdinalEncoder, features: Features) -> Features:
     """The position of a value among the categories, from one table for all columns of a kind."""
     if encoder._infrequent_enabled:
-        raise CompilationError("OrdinalEncoder gathers infrequent categories")
+        raise CompilationError("OrdinalEncoder groups infrequent categories")
     unknown = np.nan if encoder.handle_unknown == "error" else float(encoder.unknown_value)
     result: dict[int, Feature] = {}
     for positions, ids, code_of in _identified(graph, encoder, features):
@@ -352,7 +352,7 @@ def _ordinal(graph: Graph, encoder: OrdinalEncoder, features: Features) -> Featu
             (code_of(one) for position in positions for one in encoder.categories_[position]),
             default=0,
         )
-        table = np.full((len(positions), size + 1), unknown)  # the last is any other value
+        table = np.full((len(positions), size + 1), unknown)  # the last is for all other values
         for place, position in enumerate(positions):
             for index, category in enumerate(encoder.categories_[position]):
                 missing = position in encoder._missing_indices and _is_nan(category)
@@ -371,9 +371,11 @@ _Identified = tuple[list[int], str, Callable[[Any], int]]
 
 
 def _identified(graph: Graph, encoder: Any, features: Features) -> list[_Identified]:
-    """For text and for numbers: which features, a number for each of their values, and how.
+    """Number the values, for text and for numbers.
 
-    The numbers are int64, of shape (rows, features); -1 is a value that is no category of any.
+    Each group has the positions of its features, a tensor with a number for each of their values
+    (int64, shape (rows, features); -1 for a value that is not a category of any feature), and the
+    function that gives a category's number.
     """
     groups = []
     for is_text in (False, True):
@@ -394,7 +396,7 @@ def _identified(graph: Graph, encoder: Any, features: Features) -> list[_Identif
 
 
 def _coder(codes: dict[Any, int], is_text: bool, encoder: Any) -> Callable[[Any], int]:
-    # None is a category that no value equals: a missing value is NaN here.
+    # No value equals the category None: a missing value is NaN here.
     none = len(codes)
     return lambda category: codes.get(_key(category, is_text, encoder), none)
 
@@ -403,7 +405,7 @@ _NAN = "nan"
 
 
 def _key(category: Any, is_text: bool, encoder: Any) -> Any:
-    """The category as the graph has it: text, or a number (`_NAN` for NaN, which equals none)."""
+    """The category as in the graph: text, or a number (`_NAN` for NaN, which is never equal)."""
     if category is None:
         return None
     if is_text:
@@ -447,10 +449,12 @@ def _is_nan(value: Any) -> bool:
 def _require_text(values: Sequence[Any], part: Any) -> None:
     for value in values:
         if not isinstance(value, str):
-            raise CompilationError(f"{type(part).__name__} knows {value!r} in a column of text")
-        # The one stands for a missing value; at the other, ONNX Runtime cuts constants.
+            raise CompilationError(f"{type(part).__name__} has {value!r} in a column of text")
+        # The first marks a missing value; ONNX Runtime truncates constants at the second.
         if value.startswith(MISSING_TEXT) or "\0" in value:
-            raise CompilationError(f"{type(part).__name__} knows the text {value!r}")
+            raise CompilationError(
+                f"{type(part).__name__} has the text {value!r}, which ONNX cannot represent here"
+            )
 
 
 _EXACT = 2**53
@@ -459,10 +463,10 @@ _EXACT = 2**53
 def _as_doubles(values: Sequence[Any], part: Any) -> np.ndarray:
     for value in values:
         if isinstance(value, str):
-            raise CompilationError(f"{type(part).__name__} knows {value!r} in a column of numbers")
+            raise CompilationError(f"{type(part).__name__} has {value!r} in a column of numbers")
         if isinstance(value, int | np.integer) and abs(int(value)) >= _EXACT:
             raise CompilationError(
-                f"{type(part).__name__} knows the integer {value}, which no double holds exactly"
+                f"{type(part).__name__} has the integer {value}, which a double cannot hold exactly"
             )
     return np.array([float(value) for value in values])
 

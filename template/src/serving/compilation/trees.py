@@ -1,4 +1,4 @@
-"""Trees, as scikit-learn compares and adds them: in double precision."""
+"""Convert trees: compare and add in double precision, as scikit-learn does."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from serving.compilation.graph import ML, Graph
 
 @dataclass(frozen=True)
 class Tree:
-    """One tree; every array is by node."""
+    """One tree; every array has one entry per node."""
 
     feature: np.ndarray
     threshold: np.ndarray
-    """Values up to it go left."""
+    """Values up to the threshold go left."""
     missing_left: np.ndarray
-    """Whether missing values do."""
+    """Whether missing values go left."""
     left: np.ndarray
     right: np.ndarray
     is_leaf: np.ndarray
@@ -54,13 +54,13 @@ def of_histogram(nodes: np.ndarray) -> Tree:
 
 
 def add_up(graph: Graph, x: str, trees: Sequence[Tree], targets: Sequence[int]) -> str:
-    """The sum of trees of one output each, in double precision.
+    """Add up trees with one output each, in double precision.
 
     Args:
-        graph: where to.
+        graph: the nodes are added to it.
         x: shape (rows, features), doubles.
-        trees: in the order in which they are added.
-        targets: to which column of the result each tree contributes.
+        trees: in the order in which they are added up.
+        targets: the column of the result to which each tree contributes.
 
     Returns the tensor, of shape (rows, columns).
     """
@@ -83,7 +83,7 @@ def add_up(graph: Graph, x: str, trees: Sequence[Tree], targets: Sequence[int]) 
         place[leaves] = np.arange(len(leaves)) + len(weights)
         weights += tree.value[leaves, 0].tolist()
         leaf_targets += [target] * len(leaves)
-        if not len(inner):  # a leaf alone: a split, both sides of which end in it
+        if not len(inner):  # a single leaf becomes a split with this leaf on both sides
             features.append(0)
             splits.append(0.0)
             missing.append(0)
@@ -126,8 +126,8 @@ def vote(graph: Graph, x: str, trees: Sequence[Tree]) -> tuple[str, str]:
     sums, of shape (rows, classes), in single precision.
     """
     classes = trees[0].value.shape[1]
-    # Of two classes ONNX Runtime takes the second where its sum is above 0.5, so there are at
-    # least three, one of which no leaf speaks for.
+    # With two classes, ONNX Runtime chooses the second if its sum is above 0.5. So there are at
+    # least three classes; no leaf votes for the third.
     at_least = max(3, classes)
     label, sums = graph.add_all(
         "TreeEnsembleClassifier",
@@ -144,7 +144,7 @@ def vote(graph: Graph, x: str, trees: Sequence[Tree]) -> tuple[str, str]:
 
 
 def add_up_many(graph: Graph, x: str, trees: Sequence[Tree]) -> str:
-    """The sum of trees of several outputs, in single precision, of shape (rows, outputs)."""
+    """Add up trees with several outputs, in single precision; shape (rows, outputs)."""
     return graph.add(
         "TreeEnsembleRegressor",
         x,
@@ -156,7 +156,7 @@ def add_up_many(graph: Graph, x: str, trees: Sequence[Tree]) -> str:
 
 
 def _old_nodes(trees: Sequence[Tree]) -> dict[str, Any]:
-    """The nodes as operators before `TreeEnsemble` have them, which has one output for a leaf."""
+    """The nodes for operators older than `TreeEnsemble`, whose leaves have a single output."""
 
     def all_of(arrays: Sequence[np.ndarray]) -> list[Any]:
         return list(np.concatenate(arrays).tolist())

@@ -1,8 +1,8 @@
 """Where the project runs: `configs/*.yaml`, overridden by environment variables.
 
-A command-line option sets the environment variable of the same meaning before the settings are
-read, so the order everywhere is option > environment > config file > default, also in the worker
-processes of a server.
+A command-line option sets the corresponding environment variable before the settings are read. So
+the order is option > environment > config file > default everywhere, including the worker processes
+of a server.
 """
 
 import os
@@ -56,7 +56,7 @@ class Section(BaseSettings):
 
 
 class MLflowSettings(Section):
-    """Where runs and models are kept: `MLFLOW_TRACKING_URI`, `MLFLOW_EXPERIMENT_NAME`."""
+    """Where runs and models are stored: `MLFLOW_TRACKING_URI`, `MLFLOW_EXPERIMENT_NAME`."""
 
     model_config = SettingsConfigDict(env_prefix="MLFLOW_")
 
@@ -66,18 +66,18 @@ class MLflowSettings(Section):
     experiment_name: str = Field(
         default="default",
         min_length=1,
-        description="Where training logs its runs, and where `latest` is looked for",
+        description="Experiment that training logs to, and in which `latest` is looked up",
     )
 
 
 class CorsSettings(Section):
-    """Which pages of browsers may call the API: `CORS_ENABLED`, `CORS_ALLOW_ORIGINS`."""
+    """Which origins may call the API from a browser: `CORS_ENABLED`, `CORS_ALLOW_ORIGINS`."""
 
     model_config = SettingsConfigDict(env_prefix="CORS_")
 
-    enabled: bool = Field(default=False, description="Let pages of other origins call the API")
+    enabled: bool = Field(default=False, description="Let pages from other origins call the API")
     allow_origins: Annotated[list[str], NoDecode] = Field(
-        default=["*"], description="Those origins; in the variable separated by commas"
+        default=["*"], description="Allowed origins; separated by commas in the variable"
     )
 
     @field_validator("allow_origins", mode="before")
@@ -89,30 +89,33 @@ class CorsSettings(Section):
 
 
 class ServingSettings(Section):
-    """What is served, where, and within which limits. Limits hold for each worker."""
+    """What is served, where, and within which limits. The limits apply to each worker."""
 
     model_run_id: str | None = Field(
         default=None,
-        description="Run whose model is served; `latest` is the latest finished one of the "
+        description="Run whose model is served; `latest` is the latest finished run of the "
         "experiment",
     )
     model_uri: str | None = Field(
-        default=None, description="Model that is served, instead of a run"
+        default=None, description="URI of the model to serve, instead of a run"
     )
     engine: EngineChoice = Field(
         default="auto",
         description="`onnx`: the compiled model; `native`: the model itself; `auto`: the compiled "
-        "one where it is there",
+        "one if there is one",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on")
     workers: int = Field(default=1, ge=1, description="Server processes")
     allow_other_versions: bool = Field(
         default=False,
-        description="Load a model although another major version of one of its libraries is here",
+        description="Load a model even if another major version of one of its libraries is "
+        "installed",
     )
     load_timeout_seconds: FiniteFloat = Field(
-        default=300, ge=0, description="How long loading is tried again, for a store that is down"
+        default=300,
+        ge=0,
+        description="How long to retry loading, for example while the store is down",
     )
     unknown_fields: Literal["forbid", "ignore"] = Field(
         default="forbid", description="`forbid` or `ignore` fields that the model does not know"
@@ -120,51 +123,52 @@ class ServingSettings(Section):
     max_body_bytes: int = Field(
         default=10_000_000,
         ge=1,
-        description="Largest request body (413); 8 times as much is kept at a time (503)",
+        description="Largest request body (413); all large bodies together may have 8 times as "
+        "much (503)",
     )
     max_batch_rows: int = Field(
         default=10_000,
         ge=1,
-        description="Most samples of a batch (422); 10 times as many may be in progress (503)",
+        description="Most samples in a batch (422); 10 times as many may be in progress (503)",
     )
     max_shared_rows: int = Field(
         default=256,
         ge=1,
-        description="Most rows of waiting requests that the model predicts in one call; requests "
-        "with more rows are predicted in slices",
+        description="Most rows of waiting requests that share one call of the model; larger "
+        "requests are predicted in slices",
     )
     max_concurrent_requests: int = Field(
         default=100,
         ge=1,
-        description="Predictions in progress or waiting, of small requests and of large ones each; "
-        "one more is refused (503)",
+        description="Most predictions in progress or waiting, counted separately for small and "
+        "large requests; more are refused (503)",
     )
     request_timeout_seconds: FiniteFloat = Field(
         default=30,
         gt=0,
-        description="Longest time for a body to arrive (408) and an answer to be made (504)",
+        description="Longest time until the body has arrived (408) and the answer is ready (504)",
     )
     exit_after_seconds: FiniteFloat | None = Field(
         default=None,
         gt=0,
         description="A call of the model that takes longer ends the process with status 1, so that "
-        "whatever runs it starts it again; not set: never",
+        "its supervisor restarts it; not set: never",
     )
     drain_seconds: FiniteFloat = Field(
         default=2,
         ge=0,
-        description="After SIGTERM: how long /ready is red before connections are refused",
+        description="After SIGTERM: how long /ready answers 503 before connections are refused",
     )
     shutdown_timeout_seconds: int = Field(
         default=20, ge=1, description="After that: how long requests in progress may take"
     )
     api_key: SecretStr | None = Field(
         default=None,
-        description="At least 16 characters, which callers must send; not for probes, metrics and "
-        "the page /docs",
+        description="Key of at least 16 characters that callers must send; probes, metrics and the "
+        "page /docs need none",
     )
     api_key_header: str = Field(
-        default="X-API-Key", pattern=r"^[A-Za-z0-9-]+$", description="The header that it is sent in"
+        default="X-API-Key", pattern=r"^[A-Za-z0-9-]+$", description="Header that holds the key"
     )
     metrics_enabled: bool = Field(default=True, description="Serve /metrics")
     cors: CorsSettings = Field(default_factory=CorsSettings)
@@ -172,15 +176,15 @@ class ServingSettings(Section):
     @field_validator("api_key", mode="before")
     @classmethod
     def _fits_into_a_header(cls, value: Any) -> Any:
-        # Here, as Pydantic's own message would quote the key.
+        # Checked here, because Pydantic's own message would quote the key.
         if value is None:
             return value
         if not isinstance(value, str) or len(value) < 16:
             raise ValueError("must be text of at least 16 characters")
         if value != value.strip():
-            raise ValueError("must not begin or end with a blank or a line break")
+            raise ValueError("must not start or end with a space or a line break")
         if not (value.isascii() and value.isprintable()):
-            raise ValueError("must consist of printable ASCII characters, as a header's value does")
+            raise ValueError("must consist of printable ASCII characters, like any header value")
         return value
 
     @field_validator("cors", mode="before")
@@ -189,31 +193,31 @@ class ServingSettings(Section):
         return _checked(section)
 
     def require_named_model(self) -> None:
-        """Raise `ConfigError` when no model is named, or two are."""
+        """Raise `ConfigError` unless exactly one model is given."""
         if self.model_run_id and self.model_uri:
             raise ConfigError(
                 "both a run (MODEL_RUN_ID, --run-id) and a model (MODEL_URI, --model-uri) "
-                "are named; keep one"
+                "are given; keep one"
             )
         if not self.model_run_id and not self.model_uri:
             raise ConfigError(
-                "no model is named; give --run-id RUN_ID (MODEL_RUN_ID), which 'mmp train' "
+                "no model is given; use --run-id RUN_ID (MODEL_RUN_ID), which 'mmp train' "
                 "prints and 'mmp runs' lists, --run-id latest, or --model-uri URI (MODEL_URI), "
                 "for example models:/name@champion"
             )
 
     @property
     def model(self) -> str:
-        """The URI of the model to serve, for messages; raises as `require_named_model`.
+        """The URI of the model to serve, for messages; raises like `require_named_model`.
 
-        The model of a run may have another name than `model`: `serving.store.finding` looks.
+        The model of a run may have a name other than `model`; `serving.store.finding` finds it.
         """
         self.require_named_model()
         return self.model_uri or f"runs:/{self.model_run_id}/model"
 
 
 class LoggingSettings(Section):
-    """What is logged on stderr, and how: `LOG_LEVEL`, `LOG_FORMAT`."""
+    """What is logged to stderr, and how: `LOG_LEVEL`, `LOG_FORMAT`."""
 
     model_config = SettingsConfigDict(env_prefix="LOG_")
 
@@ -237,7 +241,7 @@ class LoggingSettings(Section):
 
 
 class EnvironmentSettings(BaseModel):
-    """A name for this configuration, for people."""
+    """A human-readable name for this configuration."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -276,7 +280,7 @@ def _checked(section: Any) -> Any:
 
 
 def _own_section() -> type[Section] | None:
-    """The class `CustomSettings` of `custom/settings.py`."""
+    """The class `CustomSettings` in `custom/settings.py`."""
     module = extensions.load("settings")
     if module is None:
         return None
@@ -284,7 +288,7 @@ def _own_section() -> type[Section] | None:
     if not (isinstance(section, type) and issubclass(section, Section)):
         where = extensions.location(module)
         raise ExtensionError(
-            f"{where}: defines no class CustomSettings(serving.config.settings.Section)"
+            f"{where}: does not define a class CustomSettings(serving.config.settings.Section)"
         )
     return section
 
@@ -303,10 +307,10 @@ def load_settings(path: Path | None = None) -> Settings:
         model = create_model("Settings", __base__=Settings, custom=custom)
     for section in sections:
         try:
-            section()  # the environment alone, so that its mistakes are not blamed on the file
+            section()  # the environment alone, so that errors in it are not reported for the file
         except ValidationError as exc:
             if all(error["type"] == "missing" for error in exc.errors()):
-                continue  # the file may have it
+                continue  # the file may have the key
             prefix = section.model_config.get("env_prefix", "")
             problem = yaml_file.first_problem(exc, section)
             key, _, rule = problem.partition(":")

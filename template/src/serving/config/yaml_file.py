@@ -1,4 +1,4 @@
-"""Read a YAML file into a Pydantic model; `${VAR}` and `${VAR:default}` take the environment."""
+"""Read a YAML file into a Pydantic model, replacing `${VAR}` and `${VAR:default}`."""
 
 import contextlib
 import difflib
@@ -26,17 +26,17 @@ _REFERENCE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<default>[^
 _UNQUOTED = re.compile(r"""(?<!["'\w])(\$\{[^}"']*\})(?!["'])""")
 
 _SHOULD = re.compile(r"^\w+ should ")
-"""How messages of Pydantic begin: "Input should be", "String should have"."""
+"""How Pydantic's messages begin: "Input should be", "String should have"."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A text with `${VAR}` in it."""
+    """A text that contains `${VAR}`."""
 
     text: str
-    """As it is written."""
+    """The text as written in the file."""
     value: Any
-    """With the values of its variables."""
+    """The text with the values of its variables."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Document:
 
     path: Path
     content: Mapping[Any, Any]
-    """With the values of variables."""
+    """The content with the values of its variables."""
     references: Mapping[Location, Reference]
 
     def validate(self, model: type[Model], error: type[ServingError]) -> Model:
@@ -69,7 +69,7 @@ def load(path: Path, model: type[Model], error: type[ServingError]) -> Model:
 
 
 def read(path: Path, error: type[ServingError]) -> Document:
-    """Read a file whose content is a mapping, and fill in the environment.
+    """Read a file whose content is a mapping, and replace environment variables.
 
     Raises `error` with one sentence that names the file and the rule.
     """
@@ -88,7 +88,7 @@ def read(path: Path, error: type[ServingError]) -> Document:
         content = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.MarkedYAMLError as exc:
         raise error(f"{path}: not valid YAML{_where_and_why(exc, text)}") from None
-    except (yaml.YAMLError, ValueError) as exc:  # a ValueError: the 45th of a month
+    except (yaml.YAMLError, ValueError) as exc:  # a ValueError: for example, day 45 of a month
         raise error(f"{path}: not valid YAML: {exc}") from None
     except RecursionError:
         raise error(f"{path}: nested too deeply") from None
@@ -107,7 +107,7 @@ def read(path: Path, error: type[ServingError]) -> Document:
 
 
 def _where_and_why(exc: yaml.MarkedYAMLError, text: str) -> str:
-    """The line and the problem, in plain words for the mistakes that are made most."""
+    """The line and the problem, in plain words for the most common mistakes."""
     mark = exc.problem_mark
     if mark is None:
         return f": {exc.problem}"
@@ -116,14 +116,14 @@ def _where_and_why(exc: yaml.MarkedYAMLError, text: str) -> str:
     if "\t" in line and "'\\t'" in problem:
         return f"{where}: it is indented with a tab; use spaces"
     if exc.context_mark and "quoted scalar" in str(exc.context):
-        return f" in line {exc.context_mark.line + 1}: the text that begins with a quote has no end"
+        return f" in line {exc.context_mark.line + 1}: a quoted text has no closing quote"
     if found := _UNQUOTED.search(line):
-        problem += f'; within braces and brackets write {found[1]} in quotes: "{found[1]}"'
+        problem += f'; put {found[1]} in quotes inside braces and brackets: "{found[1]}"'
     return f"{where}: {problem}"
 
 
 def fill_in(text: str) -> str:
-    """Replace references in a text; it stays as it is where a variable has no value."""
+    """Replace references in a text; return it unchanged if a variable has no value."""
     try:
         return str(_value_of(text))
     except _VariableError:
@@ -132,12 +132,12 @@ def fill_in(text: str) -> str:
 
 @contextlib.contextmanager
 def hidden_values(texts: Iterable[str]) -> Iterator[None]:
-    """Have errors say `${VAR}` where they quote the value of a variable.
+    """Replace values of variables by `${VAR}` in the messages of errors.
 
     Args:
-        texts: what is written, with the references whose variables are meant.
+        texts: the texts that refer to these variables.
 
-    Raises errors of a `ServingError` again, with that message.
+    Raises each `ServingError` again, with the changed message.
     """
     try:
         yield
@@ -146,9 +146,9 @@ def hidden_values(texts: Iterable[str]) -> Iterator[None]:
 
 
 def hide_values(message: str, texts: Iterable[str]) -> str:
-    """The message, with `${VAR}` for the value of each variable that the texts refer to.
+    """Replace the value of each variable that the texts refer to by `${VAR}`.
 
-    Values of less than four characters stay: they are part of many words.
+    Values of fewer than four characters stay, because they are part of many words.
     """
     names = {found["name"] for text in texts for found in _REFERENCE.finditer(text)}
     values = {
@@ -170,12 +170,12 @@ def first_problem(
     model: type[BaseModel],
     references: Mapping[Location, Reference] | None = None,
 ) -> str:
-    """Say in one sentence which keys break which rules: the first three, and how many more.
+    """Describe in one sentence the first three errors, and say how many more there are.
 
     Args:
-        exc: what Pydantic found.
-        model: what was validated.
-        references: the values that came from the environment, which are not shown.
+        exc: the error of Pydantic.
+        model: the model that was validated against.
+        references: the values that come from the environment; they are not shown.
     """
     problems = sorted(exc.errors(include_url=False), key=is_other_than_unknown)
     said = "; ".join(_sentence(problem, model, references or {}) for problem in problems[:3])
@@ -195,7 +195,7 @@ def _sentence(
         case "extra_forbidden":
             known = _known_keys(model, problem["loc"][:-1])
             meant = did_you_mean(str(problem["loc"][-1]), known)
-            rule = f"unknown key; known here: {', '.join(known)}{meant}"
+            rule = f"unknown key; known keys: {', '.join(known)}{meant}"
         case "missing":
             rule = "is required"
         case "value_error":
@@ -211,23 +211,23 @@ def _sentence(
 
 
 def rule_of(problem: ErrorDetails) -> str:
-    """Pydantic's message as the end of a sentence about a value: "must be a valid integer"."""
+    """Pydantic's message as the predicate of a sentence: "must be a valid integer"."""
     message = _SHOULD.sub("must ", problem["msg"].partition(", unable to parse")[0], count=1)
     return message[0].lower() + message[1:]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The known name that is nearest to a mistyped one, as the end of a sentence; else nothing."""
+    """A suggestion of the closest known name, to be appended to a sentence; may be empty."""
     nearest = difflib.get_close_matches(name[:_MOST_COMPARED], list(known), n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 _MOST_COMPARED = 100
-"""Characters of a mistyped name."""
+"""Most characters of a mistyped name that are compared."""
 
 
 def _as_written(problem: ErrorDetails, references: Mapping[Location, Reference]) -> Any:
-    """The wrong value, or the reference that it came from."""
+    """The invalid value, or the reference that it came from."""
     location = problem["loc"]
     parents = (location[:length] for length in range(1, len(location) + 1))
     found = next((references[parent] for parent in parents if parent in references), None)
@@ -249,7 +249,7 @@ class _VariableError(Exception):
 
 
 def _expand(value: Any, location: Location, references: dict[Location, Reference]) -> Any:
-    """Replace references in every string, and note them."""
+    """Replace references in every string, and record them."""
     if isinstance(value, Mapping):
         return {key: _expand(item, (*location, key), references) for key, item in value.items()}
     if isinstance(value, list):
@@ -261,7 +261,7 @@ def _expand(value: Any, location: Location, references: dict[Location, Reference
 
 
 def _value_of(text: str) -> Any:
-    """The text with its references replaced; one that is the whole text takes its value's type."""
+    """Replace references in a text; a text that is one reference takes its value's type."""
     whole = _REFERENCE.fullmatch(text)
     if whole is None:
         return _REFERENCE.sub(_lookup, text)
@@ -286,7 +286,7 @@ def _kind(value: object) -> str:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """A key given twice is a mistake; plain YAML would silently keep the last."""
+    """Reports a duplicate key as an error; plain YAML would silently keep the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

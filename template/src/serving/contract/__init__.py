@@ -1,1 +1,1 @@
-"""What a request and an answer are: columns, recipe, schemas."""
+"""The contract of requests and responses: columns, recipe, schemas."""

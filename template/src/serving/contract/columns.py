@@ -1,6 +1,6 @@
-"""Column types: what an MLflow type is in JSON, in a NumPy array and in a text file.
+"""Column types: the form of each MLflow type in JSON, in a NumPy array and in a text file.
 
-This is the one table from which requests are typed, frames are built and batch files are read.
+Requests are typed, frames are built and batch files are read from this one table.
 Types are those of MLflow's column-based signatures (`mlflow.types.DataType`), by name.
 """
 
@@ -26,11 +26,11 @@ class ColumnType:
     annotation: Any
     """Type of a request field, for Pydantic's strict mode."""
     dtype: str
-    """NumPy dtype of the column, exactly as the signature asks for it."""
+    """NumPy dtype of the column, exactly as the signature requires."""
     rule: str
     """What a value must be, in words."""
     made_up: Any
-    """A value, as JSON has it, that comes from no data."""
+    """An invented example value, as in JSON."""
 
 
 _RFC_3339 = re.compile(
@@ -51,12 +51,12 @@ def parse_datetime(value: object) -> datetime:
         if isinstance(value, date):
             return datetime(value.year, value.month, value.day)
     except (ValueError, OverflowError):
-        pass  # a month 13, or a zone that leads out of the calendar
+        pass  # month 13, or a time zone that moves the date out of the calendar
     raise ValueError("must be an RFC 3339 date-time such as 2026-01-31T12:00:00Z, or a date")
 
 
 def is_datetime(value: object) -> bool:
-    """Whether `parse_datetime` takes the value."""
+    """Whether `parse_datetime` accepts the value."""
     try:
         parse_datetime(value)
     except ValueError:
@@ -65,7 +65,7 @@ def is_datetime(value: object) -> bool:
 
 
 def _integral(value: object) -> object:
-    """1.0 is an integer in JSON (RFC 8259, section 6) and JSON Schema; 1.7 is none."""
+    """1.0 is an integer in JSON (RFC 8259, section 6) and JSON Schema; 1.7 is not."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -77,7 +77,9 @@ _Float64 = Annotated[float, Field(allow_inf_nan=False)]
 _DateTime = Annotated[
     datetime,
     PlainValidator(parse_datetime),
-    PlainSerializer(lambda value: f"{value.isoformat()}Z", when_used="json"),  # naive UTC inside
+    PlainSerializer(
+        lambda value: f"{value.isoformat()}Z", when_used="json"
+    ),  # naive UTC internally
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 
@@ -92,7 +94,7 @@ def parse_base64(value: object) -> bytes:
             value = base64.b64decode(value, validate=True)
         if isinstance(value, bytes):
             return value
-    except (binascii.Error, ValueError):  # a ValueError: text that is not ASCII
+    except (binascii.Error, ValueError):  # a ValueError: for text that is not ASCII
         pass
     raise ValueError("must be base64 (RFC 4648) in a string")
 
@@ -122,9 +124,9 @@ _Any = Annotated[
 
 COLUMN_TYPES: dict[str, ColumnType] = {
     "boolean": ColumnType(bool, "bool", "a boolean", True),
-    "integer": ColumnType(_Int32, "int32", "an integer of 32 bits", 1),
-    "long": ColumnType(_Int64, "int64", "an integer of 64 bits", 1),
-    "float": ColumnType(_Float32, "float32", "a finite number of single precision", 1.0),
+    "integer": ColumnType(_Int32, "int32", "a 32-bit integer", 1),
+    "long": ColumnType(_Int64, "int64", "a 64-bit integer", 1),
+    "float": ColumnType(_Float32, "float32", "a finite single-precision number", 1.0),
     "double": ColumnType(_Float64, "float64", "a finite number", 1.0),
     "string": ColumnType(str, "object", "a string", "example"),
     "binary": ColumnType(_Binary, "object", "base64 in a string", "AAAA"),
@@ -136,7 +138,7 @@ COLUMN_TYPES: dict[str, ColumnType] = {
 """MLflow's scalar types, and `any` for a column without one."""
 
 MISSING = ("", "NA", "NaN", "nan", "null")
-"""Fields of CSV that hold no value; everything else is one."""
+"""CSV fields that count as missing values."""
 
 
 @dataclass(frozen=True)
@@ -151,39 +153,39 @@ class Column:
         if self.type not in COLUMN_TYPES:
             raise ContractError(
                 f"column '{self.name}' has the type {self.type}; "
-                f"supported are {', '.join(COLUMN_TYPES)}"
+                f"supported types are {', '.join(COLUMN_TYPES)}"
             )
 
     @property
     def spec(self) -> ColumnType:
-        """The forms of this column's type."""
+        """This column's type in each of its forms."""
         return COLUMN_TYPES[self.type]
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The model's own columns: what it takes, and what it answers for each row."""
+    """The model's own columns: its inputs, and its outputs for each row."""
 
     inputs: tuple[Column, ...]
     outputs: tuple[Column, ...] = ()
-    """Empty where the model does not say; one, or several with a name each."""
+    """Empty if the model does not declare any; one output, or several with a name each."""
 
 
 Row = Sequence[Any]
-"""The values of a row in the order of its columns, as Python has them; None is missing."""
+"""The values of a row as Python objects, in the order of its columns; None is missing."""
 
 Table = dict[str, np.ndarray]
 """Columns by name, each of shape (rows,), of equal length, with the dtypes of `COLUMN_TYPES`.
 
-Missing values are NaN (NaT in date-times; a float array where an integer or boolean column has
-some)."""
+Missing values are NaN, or NaT in date-times. An integer or boolean column with missing values is a
+float array."""
 
 
 def to_array(values: Sequence[Any], column: Column, *, exact_integers: bool = False) -> np.ndarray:
-    """Build the array of a column from Python values, where None is missing.
+    """Build the array of a column from Python values; None is missing.
 
-    With `exact_integers` an integer column with gaps is an array of objects: as floats, integers
-    beyond 2**53 would change.
+    With `exact_integers`, an integer column with missing values becomes an array of objects,
+    because floats cannot hold all integers beyond 2**53.
     """
     dtype = column.spec.dtype
     if exact_integers and dtype in ("int32", "int64") and None in values:

@@ -18,14 +18,14 @@ _CLASS_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
 
 class Section(BaseModel):
-    """Part of a recipe; a key that it does not know is a mistake, never ignored."""
+    """Part of a recipe; an unknown key is an error, never ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod
     def _null_is_default(cls, content: Any) -> Any:
-        """A key that is null has its default, where null itself is no value for it."""
+        """Give a key that is null its default, unless null is a valid value."""
         if not isinstance(content, Mapping):
             return content
         fields = cls.model_fields
@@ -37,7 +37,7 @@ class Section(BaseModel):
 
 
 class Task(StrEnum):
-    """What the model answers."""
+    """The kind of task that the model solves."""
 
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
@@ -70,7 +70,7 @@ class DataInterface(Section):
             if column in self.entity_columns:
                 raise ValueError(
                     f"column '{column}' is in entity_columns and in feature_columns; "
-                    "it identifies a row or it is learned from, not both"
+                    "it can identify a row or be a feature, not both"
                 )
         return self
 
@@ -86,9 +86,9 @@ class DataInterface(Section):
         return roles | {name: role for name, role in named.items() if name is not None}
 
     def features_of(self, columns: list[str]) -> list[str]:
-        """The features among a table's `columns`, in the recipe's order or else the table's.
+        """The features among a table's `columns`, in the recipe's order, or else in the table's.
 
-        The target is never one, even if the recipe lists it.
+        The target is never a feature, even if the recipe lists it.
         """
         wanted = columns if self.feature_columns is None else self.feature_columns
         skip = {self.target_column} if self.feature_columns is not None else set(self.roles)
@@ -96,7 +96,7 @@ class DataInterface(Section):
 
 
 class Loader(Section):
-    """Where the training data is: a CSV or Parquet file, unless `--data-path` names another."""
+    """The training data: a CSV or Parquet file, unless `--data-path` gives another."""
 
     source_uri: str | None = None
 
@@ -115,7 +115,7 @@ class Fetcher(Section):
 
 
 class Split(Section):
-    """Shares of the rows for each part; together they are one."""
+    """Shares of the rows for each part; they must add up to 1."""
 
     strategy: Literal["random", "temporal"] = "random"
     temporal_column: str | None = None
@@ -144,7 +144,7 @@ class Data(Section):
     data_interface: DataInterface
     split: Split = Split()
     example: dict[str, Any] = {}
-    """Values of columns for the example of the API; the others are typical or made up."""
+    """Column values for the API's example; the other values are typical or invented."""
 
 
 _STEP_OPTIONS = {
@@ -166,7 +166,7 @@ _STRATEGIES = {
 
 
 class Step(Section):
-    """One preprocessing step; without `columns` it applies to every column it suits."""
+    """One preprocessing step; without `columns` it applies to every suitable column."""
 
     type: Literal[
         "simple_imputer",
@@ -198,7 +198,7 @@ class Step(Section):
     def _servable(cls, value: Any) -> Any:
         if value in ("drop_missing", "forward_fill", "backward_fill", "interpolation"):
             raise ValueError(
-                f"{value} looks at other rows, which a request does not have; "
+                f"{value} uses other rows, which a request does not have; "
                 "use simple_imputer or constant_fill"
             )
         if value in ("catboost_encoder", "tree_based_feature_generator"):
@@ -211,7 +211,7 @@ class Step(Section):
         for key in self.model_fields_set - {"type", "columns", *known}:
             if getattr(self, key) not in (None, False):
                 names = ", ".join(("columns", *known))
-                raise ValueError(f"{self.type} does not know {key}; it knows {names}")
+                raise ValueError(f"{self.type} has no option {key}; its options are {names}")
         strategies = _STRATEGIES.get(self.type)
         if strategies and self.strategy is not None and self.strategy not in strategies:
             raise ValueError(f"strategy must be one of {', '.join(strategies)}")
@@ -223,7 +223,7 @@ class Step(Section):
 
 
 class Preprocessor(Section):
-    """Steps in order, fitted and saved as one pipeline with the model."""
+    """Ordered steps, fitted and saved in one pipeline with the model."""
 
     steps: list[Step] = []
 
@@ -269,11 +269,11 @@ class Model(Section):
     calibration: Calibration = Calibration()
     hyperparameters: Hyperparameters = Hyperparameters()
     compile: bool = False
-    """Whether training also does what `mmp compile` does, where it can."""
+    """Whether training also compiles the model, like `mmp compile`, if that is possible."""
 
 
 class Evaluation(Section):
-    """Which metrics are logged (all of the task's when null) and the seed of the split."""
+    """The metrics to log (null: all metrics of the task) and the seed of the split."""
 
     metrics: list[str] | None = None
     random_state: int = Field(default=42, ge=0, le=2**32 - 1)
@@ -292,7 +292,7 @@ class Recipe(Section):
     monitoring: dict[str, Any] | None = None
 
     _references: dict[Location, Reference] = PrivateAttr(default_factory=dict)
-    """What came from the environment, by where it stands."""
+    """Values from the environment, by their location in the file."""
 
     @model_validator(mode="after")
     def _target_and_time(self) -> Self:
@@ -311,13 +311,14 @@ class Recipe(Section):
 
     @property
     def texts_with_variables(self) -> list[str]:
-        """The texts that have `${VAR}`, as the file has them."""
+        """The texts that contain `${VAR}`, as written in the file."""
         return [reference.text for reference in self._references.values()]
 
     def as_written(self) -> dict[str, Any]:
-        """The recipe as JSON, with `${VAR}` where the file has it: what is logged and shown.
+        """The recipe as JSON for logging and display, with `${VAR}` as in the file.
 
-        It is a valid recipe itself. Numbers outside of `_OPEN` stand in it with their value.
+        It is a valid recipe itself, so variables for keys outside `_OPEN` are replaced by their
+        values, which are numbers.
         """
         content = self.model_dump(exclude_unset=True)
         for location, reference in self._references.items():
@@ -334,7 +335,7 @@ _OPEN = re.compile(
     r"|(metadata|monitoring)\..*",
     re.DOTALL,
 )
-"""Keys that take any value from the environment, as serving a model does not depend on them."""
+"""Keys that accept any value from the environment, because serving does not depend on them."""
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -347,9 +348,9 @@ def load_recipe(path: Path) -> Recipe:
         is_text = not isinstance(reference.value, int | float | None)
         if is_text and not _OPEN.fullmatch(_key(location)):
             raise RecipeError(
-                f"{path}: {_key(location)}: '{reference.text}' must stand for a number or boolean "
-                "here; text from the environment is taken only for data.loader.source_uri and "
-                "below model.hyperparameters.values, the values of a step, metadata and monitoring"
+                f"{path}: {_key(location)}: '{reference.text}' must be a number or boolean "
+                "here; text from the environment is allowed only in data.loader.source_uri, "
+                "model.hyperparameters.values, the values of a step, metadata and monitoring"
             )
     recipe = document.validate(Recipe, RecipeError)
     recipe._references.update(document.references)
@@ -361,7 +362,7 @@ def _key(location: Location) -> str:
 
 
 def _replace(content: Any, location: Location, reference: Reference) -> None:
-    """Put the text where the value stands, unless something else stands there now."""
+    """Replace the value at a location by its text, unless the value has changed."""
     *parents, last = location
     with contextlib.suppress(LookupError, TypeError):
         for key in parents:

@@ -14,14 +14,14 @@ from serving.contract.recipe import Recipe, Task
 from serving.errors import ContractError, ExtensionError
 
 OPEN_VALUES = 1_000_000
-"""So many values a body may have at least where it may have other values than those of columns."""
+"""Lower bound of `most_values` for bodies that may have values other than those of columns."""
 
 
 class Request(BaseModel):
-    """Base of every request: strict, and by default without fields that it does not know.
+    """Base of every request: strict, and by default without unknown fields.
 
-    A column may have any name at all (with spaces, a keyword, one of Pydantic's own), so fields
-    are named by position and the column's name is the alias.
+    A column may have any name (with spaces, a keyword, an attribute of Pydantic). So fields are
+    named by position and the column's name is the alias.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -34,37 +34,36 @@ class LenientRequest(Request):
 
 
 class Response(BaseModel):
-    """Base of every response; a number that JSON cannot write (NaN, infinity) is null."""
+    """Base of every response; numbers that JSON cannot represent (NaN, infinity) become null."""
 
     model_config = ConfigDict(ser_json_inf_nan="null", protected_namespaces=())
 
 
 class APISchemaGenerator:
-    """Makes the schemas of one model's API.
+    """Generates the schemas of one model's API.
 
     Names and roles of the columns come from the recipe's DataInterface, their types from the
-    model's signature. The target column never enters a request, whatever lists it.
+    model's signature. The target column is never part of a request, even if it is listed.
 
     Args:
-        recipe: the recipe, or its content as a mapping; None for a model without one, whose
-            features are then all inputs of its signature.
+        recipe: the recipe, or its content as a mapping; None for a model without one. Its features
+            are then all inputs of its signature.
         signature: the model's columns; None types every column as a JSON scalar.
-        entity_types: types of the entity columns, which the model itself never sees.
-        example: a request that works, for the OpenAPI document; entities that it lacks are made
-            up.
-        input_example: a row that works, where there is no `example`. It may be one of the data,
-            so that its entities are not shown.
+        entity_types: types of the entity columns, which the model itself does not receive.
+        example: a valid request for the OpenAPI document; missing entities are invented.
+        input_example: a valid row, used without `example`. It may be a row of the training data,
+            so its entities are not shown.
         classes: labels that the model gives probabilities for.
-        profile: what training saw in each column: `{"minimum": 1, "maximum": 9}` or
-            `{"values": [...]}`. It documents; nothing is refused by it.
-        unknown_fields: whether fields that the model does not know are refused or ignored.
+        profile: the values of each column in training: `{"minimum": 1, "maximum": 9}` or
+            `{"values": [...]}`. It only documents; no request is refused because of it.
+        unknown_fields: whether unknown fields are refused or ignored.
         max_batch_rows: how many samples a batch may have.
-        request_fields: fields that a sample has besides the columns.
-        response_fields: fields that an answer has besides the prediction and what belongs to it.
+        request_fields: the user's additional fields of a sample.
+        response_fields: the user's additional fields of an answer.
 
     Raises:
-        ContractError: recipe and signature do not agree; the message names the column.
-        ExtensionError: one of the further fields has the name of a column or of another field.
+        ContractError: recipe and signature do not match; the message names the column.
+        ExtensionError: an additional field has the name of a column or of another field.
     """
 
     def __init__(
@@ -87,11 +86,11 @@ class APISchemaGenerator:
         self._classes = [label_name(label) for label in classes]
         self._profile = profile or {}
         request = Request if unknown_fields == "forbid" else LenientRequest
-        # The framework's base comes last: its configuration wins.
+        # The framework's base comes last, so that its configuration takes precedence.
         self._request = (request_fields, request) if request_fields else (request,)
         self._response = (response_fields, Response) if response_fields else (Response,)
         self.max_batch_rows = max_batch_rows
-        # One wrong sample is told, not thousands.
+        # Report one invalid sample, not thousands.
         self._samples = Field(min_length=1, max_length=max_batch_rows, fail_fast=True)
         self.inputs = self._input_columns()
         self.columns = self._context_columns(entity_types or {}) + self.inputs
@@ -109,16 +108,16 @@ class APISchemaGenerator:
         self.example |= _examples(request_fields)
 
     def generate_request_schema(self) -> type[BaseModel]:
-        """Make the model of one sample: a flat object of columns, without the target."""
+        """Create the model of one sample: a flat object of columns, without the target."""
         fields = self._fields(self.columns)
         return create_model(
             "PredictionRequest", __base__=self._request, __doc__="One sample.", **fields
         )
 
     def generate_batch_request_schema(self, sample: Any) -> type[BaseModel]:
-        """Make the model of many samples; `sample` is the request schema of one.
+        """Create the model of many samples; `sample` is the request schema of one.
 
-        With `Any` it checks only that there are samples, and how many.
+        With `Any` it checks only the number of samples.
         """
         samples = (list[sample], self._samples)
         return create_model(
@@ -129,9 +128,9 @@ class APISchemaGenerator:
         )
 
     def generate_invocation_schema(self) -> type[BaseModel]:
-        """Make the model of many rows in MLflow's protocol, which knows no entity columns.
+        """Create the model of many rows in MLflow's protocol, which has no entity columns.
 
-        Those are not asked for, and ignored where they are sent.
+        Entity columns are not required, and are ignored if they are sent.
         """
         own = len(self.columns) - len(self.inputs)
         fields = self._fields(self.columns)
@@ -141,11 +140,11 @@ class APISchemaGenerator:
         return self.generate_rows_schema(row)
 
     def generate_rows_schema(self, row: Any) -> type[BaseModel]:
-        """Make the model of many rows; with `Any` it checks only how many there are."""
+        """Create the model of many rows; with `Any` it checks only their number."""
         return create_model("InvocationRows", __base__=Request, rows=(list[row], self._samples))
 
     def generate_invocation_response_schema(self) -> type[BaseModel]:
-        """Make the model of many answers in MLflow's protocol."""
+        """Create the model of many answers in MLflow's protocol."""
         prediction = self._prediction_type()
         return create_model(
             "InvocationResponse",
@@ -155,9 +154,9 @@ class APISchemaGenerator:
         )
 
     def generate_response_schema(self) -> type[BaseModel]:
-        """Make the model of one answer, typed by the task and the signature's output."""
+        """Create the model of one answer, typed by the task and the signature's output."""
         fields: dict[str, Any] = {
-            "prediction": (self._prediction_type(), Field(description="What the model answers")),
+            "prediction": (self._prediction_type(), Field(description="The model's prediction")),
             "confidence": (
                 float | None,
                 Field(
@@ -180,7 +179,7 @@ class APISchemaGenerator:
             entities = create_model(
                 "Entities", __base__=Response, __doc__="The sample's entity columns.", **keys
             )
-            fields["entities"] = (entities, Field(description="Which row this answers"))
+            fields["entities"] = (entities, Field(description="Which sample this answers"))
         fields["model_version"] = (
             str | None,
             Field(
@@ -200,7 +199,7 @@ class APISchemaGenerator:
         )
 
     def generate_batch_response_schema(self, answer: type[BaseModel]) -> type[BaseModel]:
-        """Make the model of many answers; `answer` is the response schema of one."""
+        """Create the model of many answers; `answer` is the response schema of one."""
         return create_model(
             "BatchPredictionResponse",
             __base__=Response,
@@ -244,7 +243,7 @@ class APISchemaGenerator:
         return spec
 
     def _description(self) -> str:
-        """The description in the recipe's metadata, or else what kind of model it is."""
+        """The description in the recipe's metadata, or else the task and class of the model."""
         if self.recipe is None:
             return "A model that was logged without a recipe."
         described = (self.recipe.metadata or {}).get("description")
@@ -259,7 +258,7 @@ class APISchemaGenerator:
 
     @property
     def classifies(self) -> bool:
-        """Whether answers have a class, of whose probability they speak."""
+        """Whether answers have a class and its probability."""
         return self.task is Task.CLASSIFICATION or (self.task is None and bool(self._classes))
 
     @property
@@ -270,10 +269,10 @@ class APISchemaGenerator:
 
     @cached_property
     def most_values(self) -> int:
-        """How many values a body may have, with objects and arrays among them.
+        """The most values that a body may have, including objects and arrays.
 
-        A batch of as many rows as there may be, with a value for each field, needs half of it.
-        Fields that are ignored may hold anything, and the user's own fields lists and objects.
+        The largest batch, with a value for each field, has half as many. Ignored fields may hold
+        any content, and the user's own fields may hold lists and objects.
         """
         fields = len(self.columns) + len(self.request_fields)
         most = 2 * (self.max_batch_rows * (fields + 1) + 8)
@@ -281,20 +280,20 @@ class APISchemaGenerator:
         return max(most, OPEN_VALUES) if is_open else most
 
     def about(self, name: str) -> str:
-        """What to say of a field that a request has and the model does not know, after its name."""
+        """The message for an unknown field of a request, to follow its name."""
         if self.recipe and name == self.recipe.data.data_interface.target_column:
-            return "is not known here; it is the target, which the model predicts: leave it out"
+            return "is the target, which the model predicts; leave it out"
         known = [*(column.name for column in self.columns), *self.request_fields.values()]
-        return f"is not known here{did_you_mean(name, known)}"
+        return f"unknown field{did_you_mean(name, known)}"
 
     def role(self, column: Column) -> str:
-        """What a column is to the recipe: `entity`, `timestamp`, `treatment` or `feature`."""
+        """The role of a column: `entity`, `timestamp`, `treatment` or `feature`."""
         roles = self.recipe.data.data_interface.roles if self.recipe else {}
         name = roles.get(column.name, "feature")
         return name.removesuffix("_columns").removesuffix("_column")
 
     def _input_columns(self) -> list[Column]:
-        """The columns that the model takes, in its own order; checks them against the recipe."""
+        """The model's input columns in its own order, checked against the recipe."""
         if self.recipe is None:
             if self.signature is None:
                 raise ContractError(
@@ -307,7 +306,7 @@ class APISchemaGenerator:
         if self.signature is None:
             if interface.feature_columns is None:
                 raise ContractError(
-                    "the model has no signature and its recipe no feature_columns, "
+                    "the model has no signature and its recipe has no feature_columns, "
                     "so its columns are unknown; log it with a signature"
                 )
             return [Column(name, "any") for name in interface.features_of([])]
@@ -316,7 +315,7 @@ class APISchemaGenerator:
         if interface.target_column in taken:
             raise ContractError(
                 f"the model's signature asks for the target column '{interface.target_column}'; "
-                "train it without"
+                "train the model without it"
             )
         features = interface.features_of(taken)
         for name in features:
@@ -334,7 +333,7 @@ class APISchemaGenerator:
         return list(self.signature.inputs)
 
     def _context_columns(self, entity_types: Mapping[str, str]) -> list[Column]:
-        """Columns of a request that the model does not take: entities, and the time of a series."""
+        """Request columns that the model does not take: entities, and the time of a series."""
         if self.recipe is None:
             return []
         interface = self.recipe.data.data_interface
@@ -355,7 +354,7 @@ class APISchemaGenerator:
         if "minimum" in seen:
             description += f"; {seen['minimum']} to {seen['maximum']} in training"
         elif "values" in seen:
-            description += "; the examples are what training saw"
+            description += "; the examples are the values in training"
         options: dict[str, Any] = {"title": column.name, "examples": seen.get("values")}
         if column.required:
             field = Field(alias=column.name, description=description, **options)
@@ -383,8 +382,8 @@ class APISchemaGenerator:
         )
 
 
-# An answer that no JSON number can be (NaN, infinity) or that is missing is null. What a model
-# may answer is not checked for the range of its type.
+# An answer that is missing or that JSON cannot represent (NaN, infinity) is null. Answers are not
+# checked against the range of their type.
 _ANSWER_TYPES: dict[str, Any] = {
     "boolean": bool,
     "integer": int | None,
@@ -403,7 +402,7 @@ def _answer_type(output: Column) -> Any:
 
 
 def _invocation_request() -> dict[str, Any]:
-    """JSON Schema of MLflow's protocol; the forms that no schema can tell are in words."""
+    """JSON Schema of MLflow's protocol; forms that a schema cannot express are in words."""
     rows = {"type": "array", "items": {"$ref": "#/components/schemas/InvocationRow"}, "minItems": 1}
     return {
         "description": "Rows as objects; or `dataframe_split` with `columns` (names) and `data` "
@@ -431,7 +430,7 @@ _RESPONSE_FIELDS = (
 
 
 def _public_names(fields: type[BaseModel] | None) -> dict[str, str]:
-    """Attribute -> the name that JSON has, of each field."""
+    """Attribute -> name in JSON, for each field."""
     found = fields.model_fields if fields else {}
     return {name: field.alias or name for name, field in found.items()}
 
@@ -439,7 +438,7 @@ def _public_names(fields: type[BaseModel] | None) -> dict[str, str]:
 def _check_names(what: str, names: Mapping[str, str], taken: Sequence[str]) -> None:
     for name in names.values():
         if name in taken:
-            raise ExtensionError(f"{what}: the field '{name}' is there already; rename yours")
+            raise ExtensionError(f"{what}: the field '{name}' already exists; rename yours")
 
 
 def _examples(fields: type[BaseModel] | None) -> dict[str, Any]:

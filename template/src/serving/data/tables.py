@@ -1,4 +1,4 @@
-"""Read and write CSV and Parquet files, typed by the columns that a model takes."""
+"""Read and write CSV and Parquet files, with the types of a model's columns."""
 
 import contextlib
 import os
@@ -24,8 +24,8 @@ def read_table(path: Path, as_text: Collection[str] = ()) -> pd.DataFrame:
     """Read a CSV or Parquet file.
 
     Args:
-        path: the file; its ending says which format it has.
-        as_text: columns that a CSV file is not to guess a type for.
+        path: the file; its extension gives the format.
+        as_text: columns of a CSV file that are read as text; the types of others are inferred.
 
     Raises `DataError` with one sentence that names the file and what is wrong.
     """
@@ -57,12 +57,12 @@ def read_table(path: Path, as_text: Collection[str] = ()) -> pd.DataFrame:
 
 def _read_csv(path: Path, as_text: Collection[str]) -> pd.DataFrame:
     options: dict[str, Any] = {"keep_default_na": False, "encoding": "utf-8-sig"}
-    # pandas would rename the second of two columns of one name, and take the first column of
-    # rows that are longer than the header for an index.
+    # pandas would rename the second of two columns with the same name. If rows are longer than
+    # the header, it would use their first column as the index.
     header = pd.read_csv(path, header=None, nrows=1, dtype=str, **options).iloc[0].tolist()
     for name in header:
         if header.count(name) > 1:
-            raise DataError(f"{path}: the column '{name}' is there twice")
+            raise DataError(f"{path}: the column '{name}' appears twice")
     frame: pd.DataFrame = pd.read_csv(
         path,
         dtype=dict.fromkeys(as_text, str),
@@ -77,7 +77,7 @@ def _read_csv(path: Path, as_text: Collection[str]) -> pd.DataFrame:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     frame = pd.read_parquet(path)
-    # pandas stores its index in the file: a named one is a column, any other means nothing.
+    # pandas stores its index in the file: a named index is a column, any other has no meaning.
     is_named = all(name is not None for name in frame.index.names)
     return frame.reset_index(drop=not is_named)
 
@@ -88,14 +88,14 @@ def is_csv(path: Path) -> bool:
 
 
 def check_format(path: Path) -> None:
-    """Raise `DataError` unless the file's ending names a format that is read and written."""
+    """Raise `DataError` unless the file's extension names a supported format."""
     if path.suffix.lower() not in FORMATS:
         hint = "; spreadsheet programs read and write CSV" if path.suffix.lower() in _SHEETS else ""
         raise DataError(f"{path}: the file name must end in {' or '.join(FORMATS)}{hint}")
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a CSV or Parquet file, whole or not at all.
+    """Write a CSV or Parquet file atomically.
 
     Raises `DataError` with one sentence that names the file and what is wrong.
     """
@@ -109,18 +109,18 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
         unfinished.replace(path)
     except OSError as exc:
         raise DataError(f"{path}: cannot be written: {exc.strerror or exc}") from None
-    except (ValueError, TypeError, OverflowError) as exc:  # a value that Parquet has no type for
+    except (ValueError, TypeError, OverflowError) as exc:  # Parquet has no type for a value
         raise DataError(f"{path}: cannot be written: {first_line(exc)}") from None
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
 
 
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "the sign |"}
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "the character |"}
 
 
 def require_columns(frame: pd.DataFrame, names: Sequence[str], path: Path, why: str) -> None:
-    """Raise `DataError` naming the first column that the file lacks, and what it has."""
+    """Raise `DataError` naming the first missing column, and the columns of the file."""
     for name in names:
         if name not in frame.columns:
             [only, *others] = frame.columns
@@ -139,9 +139,10 @@ def require_columns(frame: pd.DataFrame, names: Sequence[str], path: Path, why: 
 def infer_column(series: "pd.Series[Any]", name: str) -> Column:
     """Find the type of a column of training data; one with missing values is not required.
 
-    Integers and booleans with missing values are doubles, since NumPy's have no room for them.
+    Integers and booleans with missing values are doubles, because NumPy's integers and booleans
+    cannot be missing.
 
-    Raises `DataError` for a type that a request cannot carry, and for a column without values.
+    Raises `DataError` for a type that a request cannot have, and for a column without values.
     """
     values = series.dropna()
     missing = len(values) < len(series)
@@ -167,7 +168,7 @@ def _type_of(values: "pd.Series[Any]", name: str, missing: bool) -> str:
     if len(kinds) > 1:
         raise DataError(f"column '{name}' mixes values of the types {', '.join(kinds)}")
     raise DataError(
-        f"column '{name}' holds values of the type {kinds[0]} that no column type has room for; "
+        f"column '{name}' holds values of the unsupported type {kinds[0]}; "
         f"the types are {', '.join(COLUMN_TYPES)}"
     )
 
@@ -175,19 +176,19 @@ def _type_of(values: "pd.Series[Any]", name: str, missing: bool) -> str:
 def to_table(
     frame: pd.DataFrame, columns: Sequence[Column], path: Path, *, from_text: bool = False
 ) -> Table:
-    """Convert the frame's columns to exactly the types that are asked for.
+    """Convert the frame's columns to exactly the types of `columns`.
 
-    The rules are the API's own: nothing is rounded, cut or guessed, and only a column that is not
-    required may have missing values; where it is absent altogether, all are missing.
+    The rules are those of the API: values are not rounded, truncated or guessed, and only a column
+    that is not required may have missing values. If it is absent, all its values are missing.
 
     Args:
         frame: the rows.
-        columns: what is wanted.
+        columns: the wanted columns.
         path: the file that the rows came from, for messages.
-        from_text: the values are text and have to be read as their type.
+        from_text: the values are text and have to be parsed.
 
-    Raises `DataError` naming the file, the column, the first row that breaks the rule (from 1,
-    without the header) and the rule.
+    Raises `DataError` naming the file, the column, the rule and the first row that breaks it
+    (counted from 1, without the header).
     """
     required = [column.name for column in columns if column.required]
     require_columns(frame, required, path, "which the model needs")
@@ -209,10 +210,10 @@ def _convert(frame: pd.DataFrame, column: Column, path: Path, from_text: bool) -
     adapter = TypeAdapter(list[column.spec.annotation])  # type: ignore[name-defined]
     given = series[present].tolist()
     if column.type in ("float", "double"):
-        # What training made of booleans with gaps. A request has to say 1 and 0.
+        # Training turns booleans with missing values into numbers. A request must use 1 and 0.
         given = [_BOOLEANS.get(value, value) for value in given]
     try:
-        # Not strict about text: "1.5" is then a number, for what else could it be in a CSV file.
+        # Text from a CSV file is parsed without strict mode, so that "1.5" is a number.
         parsed = adapter.validate_python(given, strict=not from_text)
     except ValidationError as exc:
         position = int(exc.errors(include_url=False)[0]["loc"][0])

@@ -1,4 +1,4 @@
-"""What every engine does: predict a table. The other rooms see only this interface."""
+"""The interface of every engine: predict a table. Other packages use only this interface."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -20,16 +20,16 @@ class Predictions:
     """What a model answers for the rows of a table, in order."""
 
     values: np.ndarray
-    """Shape (rows,), or (rows, outputs) for a model of several outputs."""
+    """Shape (rows,), or (rows, outputs) for a model with several outputs."""
     probabilities: np.ndarray | None = None
-    """Shape (rows, classes); None where the model gives none."""
+    """Shape (rows, classes); None if the model gives no probabilities."""
     classes: tuple[Any, ...] = ()
     """The label of each column of `probabilities`."""
     names: tuple[str, ...] = ()
-    """The name of each output, where the model itself gives them."""
+    """The name of each output, if the model itself names them."""
     refused: np.ndarray | None = None
-    """Shape (rows,), true where the model refuses a row: the other arrays say nothing there. None
-    where it refuses none."""
+    """Shape (rows,), true for rows that the model refuses; the other arrays have no meaning there.
+    None if the model refuses no row."""
 
     def rows(self, which: slice) -> "Predictions":
         """The predictions of some of the rows."""
@@ -41,14 +41,14 @@ class Predictions:
 
     @property
     def first_refused(self) -> int | None:
-        """The index of the first row that the model refuses; None where it refuses none."""
+        """The index of the first row that the model refuses; None if it refuses no row."""
         if self.refused is None or not self.refused.any():
             return None
         return int(self.refused.argmax())
 
     @staticmethod
     def joined(parts: "Sequence[Predictions]") -> "Predictions":
-        """The predictions of the rows of several parts, none of which has refused rows."""
+        """Join the predictions of several parts; no part may have refused rows."""
         if len(parts) == 1:
             return parts[0]
         probabilities = [part.probabilities for part in parts if part.probabilities is not None]
@@ -64,17 +64,17 @@ class Engine(ABC):
 
     name: str
     independent_rows: bool = False
-    """Whether a row gets the same answer whatever rows stand beside it, as far as can be known:
-    only then may rows of several callers be predicted together."""
+    """Whether the answer to a row is known not to depend on the other rows of the table. Only then
+    may rows of several callers be predicted together."""
     inline: bool = False
-    """Whether calls may run on the event loop: they end, whatever the values."""
+    """Whether calls may run on the event loop: they end for all values."""
     classes: tuple[Any, ...] = ()
-    """The labels of a model that gives a probability for each; else empty."""
+    """The labels of a model that gives a probability for each; empty for other models."""
 
     def reader(self, columns: Sequence[Column]) -> Callable[[Sequence[Row]], Any]:
         """Make the function that turns rows of requests into what `predict` takes.
 
-        It makes a `contract.columns.Table`; an engine may have a quicker way for requests.
+        It makes a `contract.columns.Table`; an engine may override it with something quicker.
         """
         return partial(to_table, columns=columns)
 
@@ -83,19 +83,19 @@ class Engine(ABC):
         """Predict every row of a table.
 
         Args:
-            table: what `reader` makes of requests; a `contract.columns.Table` of a file's rows.
+            table: what `reader` makes of requests, or a `contract.columns.Table` of a file's rows.
 
-        An engine that knows which rows the model refuses says so (`Predictions.refused`).
+        An engine that knows which rows the model refuses sets `Predictions.refused`.
 
-        Raises one of `REFUSALS` where it only knows that the model refuses one of them.
+        Raises one of `REFUSALS` if it only knows that the model refuses at least one row.
         """
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What runs here, for `GET /model`: at least `name` and `estimator`."""
+        """Describe the engine for `GET /model`: at least `name` and `estimator`."""
 
     def signature(self, stored: StoredModel) -> Signature | None:
-        """The model's columns: those that were logged, unless the engine knows better.
+        """The model's columns: the logged signature, unless the engine knows better.
 
         Raises `ContractError` for inputs that are not named columns of scalars.
         """

@@ -12,15 +12,15 @@ def bisect(
     items: Sequence[Item],
     failures: tuple[type[BaseException], ...],
 ) -> Iterator[tuple[slice, Result | BaseException]]:
-    """Call with all items; where that fails, with each half of them, down to single items.
+    """Call with all items; if that fails, call with each half, down to single items.
 
     Args:
-        call: what is called with some of the items; the items must not be empty.
-        items: in order.
+        call: called with some of the items.
+        items: in order; must not be empty.
         failures: the exceptions that count as a failure; others are raised.
 
-    Yields, in order, which items a call had, with its result, or with its exception where it had
-    one item only.
+    Yields, in order, the slice of items that a call got, with its result, or with its exception if
+    the call got a single item.
     """
     pending = [slice(0, len(items))]
     while pending:

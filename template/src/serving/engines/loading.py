@@ -22,7 +22,7 @@ class LoadedEngine:
 
     engine: Engine
     not_compiled: str | None = None
-    """Why the model runs natively although its compiled form was allowed."""
+    """Why the model runs natively although the compiled form was allowed."""
 
 
 def load_engine(
@@ -33,14 +33,14 @@ def load_engine(
     Args:
         stored: the model.
         settings: which versions of libraries are allowed, and where MLflow keeps its runs.
-        choice: `onnx` for the compiled form alone, `native` for the model itself, `auto` for the
-            compiled form where there is one.
+        choice: `onnx` for the compiled form only, `native` for the model itself, `auto` for the
+            compiled form if there is one.
         libraries: what the model was trained with.
 
     An engine of the user's own comes before the others.
 
-    Raises `ContractError` where the chosen engine cannot be used here, and `ModelLoadError` where
-    there is none for the model's flavours.
+    Raises `ContractError` if the chosen engine cannot be used here, and `ModelLoadError` if no
+    engine supports the model's flavours.
     """
     if choice != "onnx" and (own := _own_engine(stored)):
         return LoadedEngine(own)
@@ -64,16 +64,16 @@ def load_engine(
 
 
 def own_loader() -> Callable[[StoredModel], Engine | None] | None:
-    """The function `load_engine` of `custom/engines.py`; None where there is no such module.
+    """The function `load_engine` of `custom/engines.py`; None if there is no such module.
 
-    Raises `ExtensionError` when it cannot be imported, or has no such function.
+    Raises `ExtensionError` if the module cannot be imported or has no such function.
     """
     module = extensions.load("engines")
     return extensions.function(module, "load_engine") if module else None
 
 
 def _own_engine(stored: StoredModel) -> Engine | None:
-    """What `custom/engines.py` makes of the model; None where it leaves the model to others."""
+    """The engine that `custom/engines.py` returns; None if it leaves the model to the others."""
     load = own_loader()
     if load is None:
         return None

@@ -1,9 +1,9 @@
-"""Models that the published `modern-ml-pipeline` trained: how to call them, and their contract.
+"""Models trained by the published `modern-ml-pipeline`: how to call them, and their contract.
 
-Such a model is a Python object of that package, which has to be installed to load it. Its
-signature says `double` for the output of every task, and MLflow drops the parameter that asks it
-for probabilities, because the signature does not name it. Of the recipe the model itself keeps
-the roles of the columns only; the whole recipe is an artifact of the run.
+Such a model is a Python object of that package, so the package must be installed to load it. The
+signature declares the output as `double` for every task. MLflow drops the parameter that asks for
+probabilities, because the signature does not name it. The model keeps only the column roles of the
+recipe; the whole recipe is an artifact of the run.
 """
 
 import json
@@ -34,10 +34,10 @@ def is_modern_ml_pipeline(model: StoredModel) -> bool:
 
 
 class ModernMLPipelineEngine(Engine):
-    """Its `PyfuncWrapper`, called directly."""
+    """A `PyfuncWrapper` of modern-ml-pipeline, called directly."""
 
     name = "modern-ml-pipeline"
-    # Rows are not independent: steps such as forward_fill look at the rows before.
+    # Rows are not independent: steps such as forward_fill read the rows before.
 
     def __init__(self, model: StoredModel) -> None:
         import mlflow.pyfunc
@@ -45,7 +45,7 @@ class ModernMLPipelineEngine(Engine):
         self._model = mlflow.pyfunc.load_model(str(model.path)).unwrap_python_model()
         if not hasattr(self._model, "data_interface_schema"):
             raise ContractError("it looks like one of modern-ml-pipeline, but its class is another")
-        # It tells the steps of every single prediction.
+        # It logs the steps of every prediction.
         logging.getLogger("mmp").setLevel(logging.WARNING)
         self._classify = self._model.data_interface_schema["task_type"] == "classification"
         self._estimator = self._model.trained_model
@@ -62,17 +62,17 @@ class ModernMLPipelineEngine(Engine):
         if not self.classes:
             return Predictions(values)
         probabilities = self._call(rows, return_probabilities=True)
-        if probabilities.shape[1] == 1:  # of the second of two classes
+        if probabilities.shape[1] == 1:  # only those of the second of two classes
             probabilities = np.hstack([1 - probabilities, probabilities])
         if self._model.trained_calibrator is not None:
-            values = self._labels[values.astype(int)]  # calibrated, it answers positions
+            values = self._labels[values.astype(int)]  # a calibrated model answers positions
         return Predictions(values, probabilities, self.classes)
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "estimator": _qualified_name(self._estimator)}
 
     def signature(self, stored: StoredModel) -> Signature | None:
-        """The logged signature, with the type of label that is really answered."""
+        """The logged signature, with the actual type of the labels."""
         logged = stored.signature
         if logged is None or not self._classify:
             return logged
@@ -80,13 +80,13 @@ class ModernMLPipelineEngine(Engine):
         return replace(logged, outputs=(Column("", type_),))
 
     def metadata(self, stored: StoredModel) -> dict[str, Any]:
-        """What this project's own training logs as metadata: the recipe, and an example."""
+        """The same metadata as this project's training logs: the recipe, and an example."""
         recipe = self._recipe(_snapshot(stored))
         entities = recipe["data"]["data_interface"].get("entity_columns") or []
         return {RECIPE: recipe, REQUEST_EXAMPLE: _request_example(stored.path, entities)}
 
     def _recipe(self, snapshot: dict[str, Any] | None) -> dict[str, Any]:
-        """The part of the recipe that serving needs: of the run, or else what the model keeps."""
+        """The part of the recipe that serving needs, from the run, or else from the model."""
         kept = self._model.data_interface_schema
         snapshot = snapshot or {
             "task_choice": kept["task_type"],
@@ -103,7 +103,7 @@ class ModernMLPipelineEngine(Engine):
     def _call(self, rows: Any, **params: bool) -> np.ndarray:
         answer = self._model.predict(None, rows, params={"return_dataframe": True, **params})
         if not answer.index.equals(rows.index):
-            raise ValueError("the model's preprocessing drops rows, so answers have no place")
+            raise ValueError("the model's preprocessing drops rows: answers cannot be assigned")
         return np.asarray(answer)
 
 
@@ -129,7 +129,7 @@ def _snapshot(model: StoredModel) -> dict[str, Any] | None:
     try:
         text = load_text(f"runs:/{model.run_id}/{RECIPE_SNAPSHOT}")
     except (MlflowException, OSError):
-        return None  # served from a directory or a copy: its run is out of reach
+        return None  # the run of a model served from a directory or a copy is out of reach
     content: dict[str, Any] = yaml.safe_load(text)
     return content
 

@@ -1,6 +1,6 @@
-"""The compiled form of a model: an ONNX graph beside it, and the engine that runs it.
+"""The compiled form of a model: an ONNX graph stored with the model, and the engine that runs it.
 
-`mmp compile` makes it, with a proof that it answers as the model itself does. Serving it needs
+`mmp compile` makes it and proves that it gives the same answers as the model. Serving it needs
 neither scikit-learn nor pandas, and unpickles nothing.
 """
 
@@ -23,8 +23,8 @@ GRAPH = "model.onnx"
 DESCRIPTION = "compiled.json"
 
 MISSING_TEXT = "\uffff"
-"""What stands for a missing value in a tensor of strings, which has none. A text that begins with
-it has it twice. A zero byte would not do, as ONNX Runtime cuts constants there."""
+"""Marks a missing value in a tensor of strings, which has no null. A text that begins with it is
+escaped by repeating it. A zero byte would not work: ONNX Runtime truncates constants there."""
 
 Feed = dict[str, np.ndarray]
 """The graph's inputs by name."""
@@ -33,19 +33,19 @@ _EPOCH = datetime(1970, 1, 1)
 
 
 class NotCompiledError(ServingError):
-    """There is no compiled form, or it cannot be used; the message is one sentence."""
+    """There is no usable compiled form; the message is one sentence."""
 
 
 class Compiled(BaseModel):
-    """What the graph takes and answers, and what it was made of: `compiled.json`.
+    """The graph's inputs and outputs, and what it was made from: `compiled.json`.
 
-    Its inputs are two matrices instead of one column each, as feeding hundreds by name costs more
-    than most models: `numbers` (float64, shape (rows, numbers); booleans are 0 and 1, date-times
-    seconds since 1970, NaN is missing) and `texts` (string, shape (rows, texts)). A matrix without
-    columns is left out. Its outputs are `label` (int64, shape (rows,), position in `classes`) and,
-    where the model gives them, `probabilities` (shape (rows, classes)); for anything but a
-    classifier `values` (shape (rows,) or (rows, outputs)). A graph cannot raise: for a row that
-    the model refuses, the label is -1 and all else NaN.
+    The inputs are two matrices instead of one input per column, because feeding hundreds of inputs
+    by name costs more than most models: `numbers` (float64, shape (rows, numbers); booleans are 0
+    and 1, date-times are seconds since 1970, NaN is missing) and `texts` (string, shape (rows,
+    texts)). A matrix without columns is left out. The outputs of a classifier are `label` (int64,
+    shape (rows,), position in `classes`) and, if the model gives them, `probabilities` (shape
+    (rows, classes)). The output of any other model is `values` (shape (rows,) or (rows, outputs)).
+    A graph cannot raise: for a row that the model refuses, the label is -1 and all else is NaN.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -54,7 +54,7 @@ class Compiled(BaseModel):
     estimator: str
     """The qualified name of the estimator's class."""
     source: str
-    """SHA-256 of the file that the model itself is in."""
+    """SHA-256 of the model's own file."""
     graph: str
     """SHA-256 of the graph."""
     types: dict[str, str]
@@ -67,15 +67,15 @@ class Compiled(BaseModel):
 
     @property
     def compared(self) -> str:
-        """The rows of the proof in words: "344 rows of data and 2,410 altered ones"."""
+        """The rows of the proof in words: "344 rows of data and 2,410 altered rows"."""
         rows, given = self.proof.get("rows", 0), self.proof.get("rows_of_data", 0)
-        return f"{given:,} rows of data and {rows - given:,} altered ones"
+        return f"{given:,} rows of data and {rows - given:,} altered rows"
 
 
 def read(model: StoredModel) -> Compiled:
-    """What is compiled beside a model.
+    """Read the compiled form that is stored with a model.
 
-    Raises `NotCompiledError` where there is nothing, or what was made of another model, and
+    Raises `NotCompiledError` if there is none or it was made from another model, and
     `ModelLoadError` for files outside of the model's directory.
     """
     file = model.file(f"{DIRECTORY}/{DESCRIPTION}")
@@ -91,10 +91,10 @@ def read(model: StoredModel) -> Compiled:
     is_stale = native is not None and native.is_file() and digest(native) != compiled.source
     inputs = model.signature.inputs if model.signature else ()
     if is_stale or {column.name: column.type for column in inputs} != compiled.types:
-        raise NotCompiledError(f"{DIRECTORY}/ was made of another model; run 'mmp compile' again")
+        raise NotCompiledError(f"{DIRECTORY}/ was made from another model; run 'mmp compile' again")
     graph = model.file(f"{DIRECTORY}/{GRAPH}")
     if not graph.is_file() or digest(graph) != compiled.graph:
-        raise NotCompiledError(f"{DIRECTORY}/{GRAPH} is not what {DESCRIPTION} speaks of")
+        raise NotCompiledError(f"{DIRECTORY}/{GRAPH} is not the file that {DESCRIPTION} describes")
     return compiled
 
 
@@ -107,8 +107,8 @@ def digest(file: Path) -> str:
 class OnnxEngine(Engine):
     """A compiled model in ONNX Runtime, with one thread for each call.
 
-    Raises `NotCompiledError` when the compiled form is not there or cannot be used, and
-    `ModelLoadError` when it lies outside of the model's directory.
+    Raises `NotCompiledError` if the compiled form is missing or cannot be used, and
+    `ModelLoadError` if it is outside of the model's directory.
     """
 
     name = "onnx"
@@ -125,13 +125,13 @@ class OnnxEngine(Engine):
             ) from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what goes wrong is raised
+        options.log_severity_level = 4  # only fatal: errors are raised anyway
         file = model.path / DIRECTORY / GRAPH
         try:
             self._session = onnxruntime.InferenceSession(
                 file, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as exc:  # its own kinds have no other base
+        except Exception as exc:  # ONNX Runtime's exceptions have no other base class
             raise NotCompiledError(f"{DIRECTORY}/{GRAPH} cannot be loaded") from exc
         labels = self.compiled.classes or []
         self._labels = np.array(labels, dtype=object)

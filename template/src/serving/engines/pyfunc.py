@@ -15,7 +15,7 @@ _BY_ROW = ("mlflow.catboost", "mlflow.lightgbm", "mlflow.xgboost")
 
 
 class PyfuncEngine(Engine):
-    """Any other model that MLflow loads as a Python function, which enforces its signature."""
+    """Any other model that MLflow loads as a Python function; MLflow enforces its signature."""
 
     name = "pyfunc"
 
@@ -43,8 +43,8 @@ class PyfuncEngine(Engine):
         if not self._integers:
             return self._call(frame)
 
-        # MLflow has integer columns that are absent, but none with a missing value in some rows:
-        # rows that lack the same ones are predicted together.
+        # MLflow allows an integer column to be absent, but not to lack values in some rows only.
+        # So rows that lack the same columns are predicted together.
         names = np.array(list(self._integers), dtype=object)
         patterns, group = np.unique(frame[names].isna(), axis=0, return_inverse=True)
         rows, parts = [], []
@@ -63,12 +63,12 @@ class PyfuncEngine(Engine):
         try:
             answer = self._model.predict(frame)
         except MlflowException as exc:
-            # The columns are right, so it is about values: a year that nanoseconds cannot hold.
+            # The columns are right, so a value is wrong: a year that nanoseconds cannot hold.
             raise ValueError("MLflow refuses the values") from exc
         names: tuple[str, ...] = ()
         if isinstance(answer, pd.DataFrame):
             names = tuple(map(str, answer.columns))
-            answer = answer.to_numpy(dtype=object)  # each value as its column has it
+            answer = answer.to_numpy(dtype=object)  # each value keeps the type of its column
         values = np.asarray(answer)
         if values.ndim == 0 or len(values) != len(frame):
             raise TypeError("the model did not answer every row")

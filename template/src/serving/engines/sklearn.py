@@ -22,15 +22,15 @@ class SklearnEngine(Engine):
     def __init__(self, model: StoredModel) -> None:
         self._model = _loaded(model) if is_plain(model) else _loaded_by_mlflow(model)
         self.independent_rows = _is_by_row(self._model)
-        # In a pipeline the steps before the estimator cost most: they run once, for the labels
-        # and the probabilities together.
+        # The steps before a pipeline's estimator cost most, so they run once for both the labels
+        # and the probabilities.
         is_pipeline = hasattr(self._model, "steps") and len(self._model.steps) > 1
         self._transform = self._model[:-1].transform if is_pipeline else None
         self._estimator = self._model[-1] if is_pipeline else self._model
         self.classes: tuple[Any, ...] = ()
         if hasattr(self._estimator, "predict_proba"):
             labels = self._estimator.classes_
-            # One array of labels for each output of a model of several: no one probability then.
+            # A model with several outputs has one array of labels each: no single probability.
             self.classes = tuple(labels.tolist()) if isinstance(labels, np.ndarray) else ()
 
     def predict(self, table: Table) -> Predictions:
@@ -53,20 +53,20 @@ class SklearnEngine(Engine):
         return Predictions(values, self._estimator.predict_proba(rows), self.classes)
 
     def _estimate_most(self, rows: Any) -> Predictions | None:
-        """Estimate rows without those of numbers that the estimator refuses.
+        """Estimate the rows, without those with numbers that the estimator refuses.
 
-        An estimator refuses kinds of numbers: infinite, missing, or beyond single precision, in
-        which trees count. One row of each kind is asked, which costs a few calls. To halve the
-        rows until each culprit is found costs dozens, which callers of all other rows would wait
-        for.
+        An estimator refuses kinds of numbers: infinite, missing, or beyond single precision, which
+        trees use. One row of each kind is tried, which costs a few calls. Bisecting the rows to
+        find each bad one would cost dozens of calls, and the callers of all other rows would wait
+        for them.
 
-        Returns None where such numbers are not to blame.
+        Returns None if such numbers are not the cause.
         """
         if hasattr(rows, "tocsr"):
             rows = rows.tocsr()
         try:
             kinds = _kinds_of_numbers(rows)
-        except (TypeError, ValueError):  # an estimator of texts
+        except (TypeError, ValueError):  # an estimator that takes text
             return None
         count = len(kinds)
         if count == 1:
@@ -99,7 +99,7 @@ class SklearnEngine(Engine):
 def _kinds_of_numbers(rows: Any) -> np.ndarray:
     """Which kinds of unusual numbers each row has, as bits; shape (rows,).
 
-    Raises `TypeError` or `ValueError` where the rows are no numbers.
+    Raises `TypeError` or `ValueError` if the rows are not numbers.
     """
     numbers = np.asarray(rows.data if hasattr(rows, "indptr") else rows, dtype=np.float64)
     with np.errstate(over="ignore"):
@@ -118,8 +118,8 @@ def _some(rows: Any, positions: np.ndarray) -> Any:
 
 
 def _with_gaps(found: Predictions, refused: np.ndarray) -> Predictions:
-    """Predictions of the rows that are not refused, as those of all rows."""
-    # Repeats the last row before each gap: the values there say nothing.
+    """Spread the predictions of the accepted rows over all rows."""
+    # Each refused row repeats the accepted row before it; its values have no meaning.
     positions = np.maximum(np.cumsum(~refused) - 1, 0)
     probabilities = None if found.probabilities is None else found.probabilities[positions]
     return replace(
@@ -128,11 +128,11 @@ def _with_gaps(found: Predictions, refused: np.ndarray) -> Predictions:
 
 
 def _is_by_row(model: Any) -> bool:
-    """Whether all parts of a model are of libraries that look at one row at a time.
+    """Whether all parts of a model treat each row on its own.
 
-    A class of somebody's may say so itself, with the attribute `independent_rows = True`.
-    A function of somebody's (`FunctionTransformer`) may look at its neighbours; the only ones that
-    are known are those with which this project's training makes numbers of booleans and dates.
+    The classes of known libraries do. A custom class may declare it with the attribute
+    `independent_rows = True`. A custom function (`FunctionTransformer`) may use other rows, so
+    only the functions with which this project's training converts booleans and dates are accepted.
     """
     parts = [model, *(part for part in model.get_params().values() if hasattr(part, "fit"))]
     for part in parts:
@@ -156,10 +156,10 @@ def _is_by_value(transformer: Any) -> bool:
 
 
 def is_plain(model: StoredModel) -> bool:
-    """Whether reading one file is all that MLflow would do to load the model.
+    """Whether MLflow would only read one file to load the model.
 
-    Importing MLflow takes two seconds and 60 MB. It is asked for other formats, for models that
-    bring code, and where it has been told whether pickles may be loaded.
+    Importing MLflow takes two seconds and 60 MB. It is needed for other formats, for models that
+    bring code, and if it is configured to allow or forbid pickles.
     """
     flavor = model.flavors.get("sklearn", {})
     return (

@@ -1,1 +1,1 @@
-"""Predict files."""
+"""Batch prediction: predict files."""

@@ -19,17 +19,17 @@ from serving.redaction import first_line
 def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
     """Write the file's rows, in order and with all their columns, with the predictions added.
 
-    Added are `prediction` and, where the model gives probabilities, `confidence` and
-    `probability_<class>` for each class, and what the user's hooks add. Entity columns are
-    required, as in a request; the target may be there and stays.
+    The added columns are `prediction`, the fields of the user's hooks and, if the model gives
+    probabilities, `confidence` and `probability_<class>` for each class. Entity columns are
+    required, as in a request. A target column is kept.
 
     Returns the number of rows.
 
-    Raises `DataError` naming the file, the column, the row and the rule. Nothing is written then.
+    Raises `DataError` naming the file, the column, the row and the rule; then nothing is written.
     """
     check_format(output_path)
     if output_path.resolve() == data_path.resolve():
-        raise DataError(f"{output_path}: is the file that is read; name another one to write")
+        raise DataError(f"{output_path}: is the input file; name another file for the output")
     schemas = model.schemas
     columns = schemas.columns
     typed = [column.name for column in columns if column.type != "any"]
@@ -53,13 +53,13 @@ def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
         probabilities = pd.DataFrame(answers.pop("probabilities").tolist())
         answers = answers.join(probabilities.add_prefix("probability_"))
     own = set(schemas.response_fields.values())
-    answers = answers[sorted(answers, key=own.__contains__)]  # those of the hooks come last
+    answers = answers[sorted(answers, key=own.__contains__)]  # the hooks' columns come last
     for name in answers:
         if name in frame.columns:
             raise DataError(
-                f"{data_path}: has a column '{name}' already; rename it, the predictions go there"
+                f"{data_path}: already has a column '{name}'; rename it, the predictions need it"
             )
-    if not is_csv(output_path):  # a CSV file keeps the text that came, 007 and all
+    if not is_csv(output_path):  # a CSV file keeps the original text, such as 007
         frame = frame.assign(**{name: table[name] for name in table if name in frame.columns})
     write_table(frame.join(answers), output_path)
     return len(frame)
@@ -77,24 +77,24 @@ def _answers(model: ServedModel, frame: pd.DataFrame, table: Table) -> list[Reco
     for record, further in zip(records, _request_fields(model, frame), strict=True):
         record |= further
     found = model.answer_records(records, model.hooks)
-    schema = model.response_schema  # as the API checks and completes them
+    schema = model.response_schema  # checks and completes the answers, as in the API
     answers = [schema.model_validate(answer).model_dump(by_alias=True) for answer in found]
     for answer in answers:
-        answer.pop("entities", None)  # the row has them
+        answer.pop("entities", None)  # the row already has them
     return answers
 
 
 def _python_values(values: np.ndarray) -> list[Any]:
-    """The values as a request has them: None is missing."""
+    """The values as in a request; None is a missing value."""
     if values.dtype.kind == "M":
         values = values.astype("datetime64[us]")  # nanoseconds would become integers
     return [None if value is None or value != value else value for value in values.tolist()]
 
 
 def _request_fields(model: ServedModel, frame: pd.DataFrame) -> list[Record]:
-    """What each row has in the fields that the user's code adds to a request.
+    """Each row's values of the fields that the user's code adds to a request.
 
-    Raises `DataError` for the first value that breaks a rule of them.
+    Raises `DataError` for the first value that breaks a rule.
     """
     fields = model.hooks.request_fields if model.hooks else None
     if fields is None:

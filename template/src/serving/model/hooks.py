@@ -25,17 +25,17 @@ _NAMES = ("before_predict", "after_predict", "RequestFields", "ResponseFields")
 
 @dataclass(frozen=True)
 class PredictionContext:
-    """What a hook may know of the request."""
+    """What a hook may know about the request."""
 
     settings: Settings
     headers: Mapping[str, str] = field(default_factory=dict)
-    """The request's headers, whose names are in lower case; empty when a file is predicted, and
-    when the model is warmed up."""
+    """The request's headers, with names in lower case; empty for batch prediction and while the
+    model is warmed up."""
 
 
 @dataclass
 class PredictionHooks:
-    """What the user's module defines; the rest does nothing."""
+    """The hooks that the user's module defines; missing ones do nothing."""
 
     settings: Settings
     request_fields: type[BaseModel] | None
@@ -45,13 +45,13 @@ class PredictionHooks:
     _before: Callable[..., Any] | None
     _after: Callable[..., Any] | None
     loop: asyncio.AbstractEventLoop | None = None
-    """Where all calls of `async def` hooks run: a client that they keep belongs to one loop."""
+    """The loop of all `async def` hooks: a client that they keep is bound to one loop."""
 
     @classmethod
     def load(cls, settings: Settings) -> "PredictionHooks | None":
-        """Import the user's module; None where there is none.
+        """Import the user's module; None if there is none.
 
-        Raises `ExtensionError` when it cannot be imported or defines nothing that is known.
+        Raises `ExtensionError` if it cannot be imported or defines no hook.
         """
         module = extensions.load(MODULE)
         if module is None:
@@ -71,14 +71,13 @@ class PredictionHooks:
         return cls(settings, request_fields, response_fields, before, after)
 
     def context(self, headers: Mapping[str, str] | None = None) -> PredictionContext:
-        """What hooks may know; without headers where there is no request."""
+        """Make the context for hooks; without headers if there is no request."""
         return PredictionContext(self.settings, headers or {})
 
     async def before(self, rows: list[Record], context: PredictionContext) -> list[Record]:
         """Let the user's code change rows before the model sees them.
 
-        Raises what the user's code raises, and `ExtensionError` when the rows are not as many as
-        they were.
+        Raises what the user's code raises, and `ExtensionError` if the number of rows changed.
         """
         if self._before is None:
             return rows
@@ -87,7 +86,7 @@ class PredictionHooks:
     async def after(
         self, answers: list[Record], rows: Sequence[Record], context: PredictionContext
     ) -> list[Record]:
-        """Let the user's code change answers; `rows` are those that the model saw.
+        """Let the user's code change answers; `rows` are the rows that the model saw.
 
         Raises as `before` does.
         """
@@ -97,7 +96,7 @@ class PredictionHooks:
         return _checked(self._after, changed, len(rows))
 
     def run(self, hook: Coroutine[Any, Any, Result]) -> Result:
-        """Wait for `before` or `after`; not from within an event loop."""
+        """Wait for `before` or `after`; must not be called on an event loop."""
         if self.loop is None:
             self.loop = asyncio.new_event_loop()
         if self.loop.is_running():  # the server's
@@ -105,14 +104,14 @@ class PredictionHooks:
         return self.loop.run_until_complete(hook)
 
     def check(self, exc: Exception) -> None:
-        """Raise `ExtensionError` where an exception comes from the user's code."""
+        """Raise `ExtensionError` if an exception comes from the user's code."""
         if extensions.place(exc):
             with extensions.blame("it fails on the model's example"):
                 raise exc
 
 
 async def _call(hook: Callable[..., Any], *arguments: Any) -> Any:
-    """As FastAPI does it: `async def` on the event loop, `def` in a thread."""
+    """Run `async def` on the event loop and `def` in a thread, as FastAPI does."""
     if inspect.iscoroutinefunction(hook):
         return await hook(*arguments)
     return await asyncio.to_thread(_call_plain, functools.partial(hook, *arguments))
@@ -121,7 +120,7 @@ async def _call(hook: Callable[..., Any], *arguments: Any) -> Any:
 def _call_plain(hook: Callable[[], Any]) -> Any:
     try:
         return hook()
-    except StopIteration as exc:  # no future takes it: its caller would wait for ever
+    except StopIteration as exc:  # a future cannot carry it: the caller would wait for ever
         raise RuntimeError("StopIteration") from exc
 
 

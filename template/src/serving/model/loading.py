@@ -25,9 +25,9 @@ def load_model(
         engine: which engine runs it, instead of the one that the settings name.
         hooks: the user's code before and after the model.
 
-    Raises `ModelNotFound` when the store has no such model, `ModelLoadError` when it cannot be
-    found or loaded for another reason, `ContractError` when its recipe and its signature do not
-    agree, and `ExtensionError` when the user's own code fails; each message is one sentence.
+    Raises `ModelNotFound` if the store has no such model, `ModelLoadError` if it cannot be found
+    or loaded for another reason, `ContractError` if its recipe and its signature do not agree, and
+    `ExtensionError` if the user's own code fails; each message is one sentence.
     """
     uri = settings.serving.model
     store = settings.mlflow.tracking_uri
@@ -43,7 +43,7 @@ def load_model(
         reason = first_line(exc, uri, store)
         if "registered artifact repository" in reason:
             reason = (
-                f"MLflow does not know addresses that begin with {uri.partition(':')[0]}:; write "
+                f"MLflow does not support {uri.partition(':')[0]}: addresses; write "
                 "models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID/model"
             )
         raise ModelLoadError(f"cannot load the model {redact(uri)}{source}: {reason}") from exc

@@ -27,11 +27,11 @@ from serving.redaction import redact
 from serving.store.environment import Library
 
 INLINE_SECONDS = 0.001
-"""A call that is this short runs on the event loop: it delays nobody noticeably."""
+"""A call this short runs on the event loop: it does not noticeably delay other requests."""
 
 TRUSTED_SECONDS = 1.0
-"""So long after the model has predicted its example, a failure is blamed on the rows: to ask anew
-each time would cost a flood of bad rows twice the calls."""
+"""For this long after the model has predicted its example, a failure is blamed on the rows.
+Predicting the example every time would double the calls in a flood of bad rows."""
 
 
 @dataclass(kw_only=True)
@@ -40,7 +40,7 @@ class ServedModel:
 
     uri: str
     model_id: str
-    """MLflow's id of the logged model, or what else tells it apart."""
+    """MLflow's id of the logged model, or another identifier if it has none."""
     run_id: str | None
     version: str | None
     """`NAME/VERSION` of a model that came from the registry."""
@@ -49,23 +49,23 @@ class ServedModel:
     hooks: PredictionHooks | None = None
     """The user's code before and after the model."""
     not_compiled: str | None = None
-    """Why the model runs natively although its compiled form was allowed."""
+    """Why the model runs natively although the compiled form was allowed."""
     libraries: tuple[Library, ...] = ()
     files: "tempfile.TemporaryDirectory[str] | None" = None
     """The downloaded files, which the model may read at any time."""
     inline_rows: int = 0
-    """So many rows are predicted too quickly for another thread to be worth its while."""
+    """Up to this many rows are predicted on the event loop: a thread would cost more."""
 
     request_schema: type[BaseModel] = field(init=False)
     """One sample."""
     batch_request_schema: type[BaseModel] = field(init=False)
     """Many samples."""
     batch_form: type[BaseModel] = field(init=False)
-    """The same, whatever the samples are."""
+    """Many samples, whose contents are not checked."""
     invocation_schema: type[BaseModel] = field(init=False)
     """Many rows in MLflow's protocol."""
     invocation_form: type[BaseModel] = field(init=False)
-    """The same, whatever the rows are."""
+    """Many rows in MLflow's protocol, whose contents are not checked."""
     response_schema: type[BaseModel] = field(init=False)
     """One answer."""
     batch_response_schema: type[BaseModel] = field(init=False)
@@ -86,10 +86,10 @@ class ServedModel:
         self._names = [column.name for column in schemas.columns]
         self._attributes = [f"column_{index}" for index in range(len(self._names))]
         self._values_of = attrgetter(*self._attributes)
-        # How many columns of a request come before those that the model takes.
+        # The number of columns in a request before those that the model takes.
         self._context = len(schemas.columns) - len(schemas.inputs)
         self._read = self.engine.reader(schemas.columns[self._context :])
-        # What every answer needs, made once.
+        # Computed once, needed for every answer.
         entities = {column.name for column in schemas.entities}
         self._entities = [(i, name) for i, name in enumerate(self._names) if name in entities]
         self._has_probabilities = schemas.classifies
@@ -99,12 +99,12 @@ class ServedModel:
     def rows(self, samples: Sequence[BaseModel]) -> list[Row]:
         """The samples' values in the order of `schemas.columns`."""
         values = self._values_of
-        if len(self._names) == 1:  # attrgetter gives no tuple of one
+        if len(self._names) == 1:  # attrgetter of one name does not return a tuple
             return [(values(sample),) for sample in samples]
         return [values(sample) for sample in samples]
 
     def records(self, samples: Sequence[BaseModel]) -> list[Record]:
-        """The samples as hooks see them: columns and further fields by name."""
+        """The samples as hooks see them: columns and additional fields by name."""
         names = dict(zip(self._names, self._attributes, strict=True))
         names |= {public: name for name, public in self.schemas.request_fields.items()}
         return [
@@ -112,9 +112,9 @@ class ServedModel:
         ]
 
     def rows_of(self, records: Sequence[Record]) -> list[Row]:
-        """The values of `schemas.columns` of what a hook has returned.
+        """The values of `schemas.columns` in the records that a hook returned.
 
-        Raises `ExtensionError` naming a column that is not there any more.
+        Raises `ExtensionError` naming a column that the hook removed.
         """
         try:
             return [[record[name] for name in self._names] for record in records]
@@ -122,10 +122,10 @@ class ServedModel:
             raise ExtensionError(f"before_predict: a row has no column {exc}") from exc
 
     def answer(self, samples: Sequence[BaseModel]) -> list[BaseModel]:
-        """Predict validated samples, with the user's hooks; not for an event loop.
+        """Predict validated samples, with the user's hooks; must not be called on an event loop.
 
-        Raises `RowError` when the model refuses a sample, `pydantic.ValidationError` when an
-        answer is not what the signature says, and what hooks raise.
+        Raises `RowError` if the model refuses a sample, `pydantic.ValidationError` if an answer
+        does not match the signature, and what hooks raise.
         """
         if self.hooks is None:
             rows = self.rows(samples)
@@ -135,7 +135,7 @@ class ServedModel:
         return [self.response_schema.model_validate(answer) for answer in answers]
 
     def answer_records(self, records: list[Record], hooks: PredictionHooks) -> list[Record]:
-        """Predict rows that come from no request; raises as `answer` does."""
+        """Predict rows that do not come from a request; raises as `answer` does."""
         context = hooks.context()
         records = hooks.run(hooks.before(records, context))
         rows = self.rows_of(records)
@@ -143,7 +143,7 @@ class ServedModel:
         return hooks.run(hooks.after(answers, records, context))
 
     def answers(self, rows: Sequence[Row], predictions: Predictions) -> Iterator[Record]:
-        """Give predictions of rows the form of answers, with the rows' entities."""
+        """Turn predictions of rows into answers, with the rows' entities."""
         for answer, row in zip(self.bare_answers(predictions), rows, strict=True):
             if self._entities:
                 answer["entities"] = {name: row[index] for index, name in self._entities}
@@ -152,7 +152,7 @@ class ServedModel:
     def write_one(self, answers: Iterable[Record]) -> bytes:
         """The JSON of one answer.
 
-        Raises `pydantic.ValidationError` when it is not what the signature says.
+        Raises `pydantic.ValidationError` if it does not match the signature.
         """
         [answer] = answers
         return self.response_schema.model_validate(answer).model_dump_json(by_alias=True).encode()
@@ -162,17 +162,17 @@ class ServedModel:
         return _write_many(self.batch_response_schema, answers)
 
     def write_invocation(self, answers: Iterable[Record]) -> bytes:
-        """The JSON of answers in MLflow's protocol, predictions alone; raises as `write_one`."""
+        """The JSON of answers in MLflow's protocol, predictions only; raises as `write_one`."""
         values = (answer["prediction"] for answer in answers)
         return _write_many(self.invocation_response_schema, values)
 
     def predict(self, table: Any) -> Predictions:
         """Predict every row of a table that the engine takes.
 
-        Rows for which the model answers probabilities that are no numbers, as some do for extreme
-        values, are refused: the label is then no more than a guess.
+        A row counts as refused if its probabilities are not finite, which happens with extreme
+        values: the label is then only a guess.
 
-        Raises one of `REFUSALS` where the engine does not know which row the model refuses.
+        Raises one of `REFUSALS` if the engine does not know which row the model refuses.
         """
         predictions = self.engine.predict(table)
         probabilities = predictions.probabilities
@@ -206,7 +206,7 @@ class ServedModel:
         return predictions
 
     def bare_answers(self, predictions: Predictions) -> Iterable[Record]:
-        """Give each prediction the form of an answer, without entities."""
+        """Turn each prediction into an answer, without entities."""
         labels = self._labels
         if predictions.classes is not labels.classes:
             labels = _Labels(predictions.classes)
@@ -225,7 +225,7 @@ class ServedModel:
             yield answer
 
     def _first_refused(self, rows: Sequence[Row]) -> int | None:
-        """The first row that the model refuses alone, of rows that it has refused; None if none."""
+        """The first row that the model refuses on its own; None if it refuses only all together."""
         if len(rows) == 1:
             return 0
         for part, outcome in bisect(self.predict_rows, rows, REFUSALS):
@@ -236,7 +236,7 @@ class ServedModel:
         return None
 
     def _fails_anyway(self) -> bool:
-        """Whether even the example fails, so that no row is to blame."""
+        """Whether even the example fails, so that the rows are not to blame."""
         if not self._example or time.monotonic() - self._example_worked < TRUSTED_SECONDS:
             return False
         if self._refuses(self.rows(self._example)):
@@ -246,7 +246,7 @@ class ServedModel:
 
     @cached_property
     def _example(self) -> list[BaseModel]:
-        """The example as one validated sample; none where it lacks a required field."""
+        """The example as one validated sample; empty if it lacks a required field."""
         fields = self.request_schema.model_fields.items()
         required = {field.alias or name for name, field in fields if field.is_required()}
         if not self.schemas.example or not required <= self.schemas.example.keys():
@@ -261,7 +261,7 @@ class ServedModel:
             return True
 
     def _values(self, predictions: Predictions) -> Iterable[Any]:
-        """Each prediction as JSON has it: a scalar, or an object or list of several outputs."""
+        """Each prediction as a JSON value: a scalar, or an object or list for several outputs."""
         values = predictions.values
         if values.dtype.kind == "M":
             values = values.astype("datetime64[us]")  # nanoseconds would become integers
@@ -276,15 +276,15 @@ class ServedModel:
     def warm_up(self) -> None:
         """Predict the example, so that the first caller does not pay for first-time work.
 
-        Without an example that has every required field, nothing is asked.
+        Predicts nothing if there is no example with every required field.
 
-        Raises `ContractError` when the model fails on it, and `ExtensionError` when hooks do.
+        Raises `ContractError` if the model fails on it, and `ExtensionError` if hooks do.
         """
         try:
             if self._example:
                 self.answer(self._example)
         except Refused:
-            pass  # a hook that asks for more than an example has
+            pass  # a hook requires more than the example has
         except ExtensionError:
             raise
         except Exception as exc:
@@ -306,7 +306,7 @@ class ServedModel:
             self.files.cleanup()
 
     def describe(self) -> dict[str, Any]:
-        """What is being served, for `GET /model`."""
+        """Describe the served model for `GET /model`."""
         recipe = self.schemas.recipe
         signature = self.schemas.signature
         return {
@@ -343,7 +343,7 @@ class _Labels:
 
 
 def _write_many(schema: type[BaseModel], predictions: Iterable[Any]) -> bytes:
-    """The JSON of a model whose only field is a list of predictions."""
+    """The JSON of a schema whose only field is a list of predictions."""
     opening, closing = b'{"predictions":[', b"]}"
     parts = []
     for part in sliced(predictions):
@@ -353,18 +353,18 @@ def _write_many(schema: type[BaseModel], predictions: Iterable[Any]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON has it: bytes as base64, None for NaN, infinity and no date-time."""
+    """The value for JSON: bytes as base64, None for NaN, infinity and NaT."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return None if isinstance(value, datetime) and value != value else value  # NaT
+    return None if isinstance(value, datetime) and value != value else value
 
 
 def _seconds(call: Callable[[Any], Any], argument: Any) -> float:
     started = time.perf_counter()
-    with contextlib.suppress(ValueError):  # to refuse it takes as long
+    with contextlib.suppress(ValueError):  # refusing takes as long
         call(argument)
     return time.perf_counter() - started

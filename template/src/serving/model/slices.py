@@ -1,8 +1,7 @@
 """Many rows in slices.
 
-What Pydantic does in one call, it does with the interpreter in its hands: small requests would
-wait for the whole of it. Slices also keep most of what a large request becomes from being in memory
-at the same time.
+Pydantic holds the interpreter lock during a call, so small requests would wait for a whole large
+one. With slices, most of the objects made from a large request also are not in memory at once.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,1 +1,1 @@
-"""The life of a server: loading and retrying, limits, adaptive batching, draining."""
+"""The life cycle of a server: loading and retrying, limits, adaptive batching, draining."""

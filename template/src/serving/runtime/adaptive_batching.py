@@ -1,8 +1,8 @@
 """Adaptive batching: rows of concurrent requests are predicted in one call of the model.
 
-A call costs much, a row of it little. Nobody waits for a timer: what has queued while one call ran
-is in the next. Nobody waits for a large request either: it is predicted in slices, and small
-requests have a call of their own between two of them.
+A call is expensive, an additional row is cheap. No request waits for a timer: requests that queue
+while one call runs share the next one. No request waits for a large one either: large requests are
+predicted in slices, and the small requests get a call between two slices.
 """
 
 import asyncio
@@ -21,41 +21,41 @@ from serving.errors import RowError
 from serving.telemetry import metrics
 
 LINGER = 1 / 16
-"""How long a batch waits for callers that were just answered, as a share of the call's time."""
+"""How long a batch waits for callers that were just answered, as a fraction of the call time."""
 
 LONGEST_LINGER_SECONDS = 0.002
 
 APART_SECONDS = 10.0
-"""So long after a failure a caller's requests have calls of their own."""
+"""How long after a failure a caller's requests are predicted in separate calls."""
 
 MOST_APART = 1_000
-"""So many callers are remembered; when there are more, all of them are forgotten."""
+"""Most callers that are remembered; when there are more, all of them are forgotten."""
 
 Predict = Callable[[Sequence[Row]], Predictions]
 
 
-@dataclass(eq=False)  # else to remove one compares the rows of all before it
+@dataclass(eq=False)  # otherwise removing one from a queue would compare rows
 class _Waiting:
-    rows: Sequence[Row] = field(repr=False)  # asyncio logs what a callback was called with
+    rows: Sequence[Row] = field(repr=False)  # asyncio logs the arguments of callbacks
     answer: "asyncio.Future[Predictions]"
     caller: Hashable = None
     slices: tuple[Predictions, ...] = field(default=(), repr=False)
     predicted: int = 0
-    """Rows of the slices so far."""
+    """Rows predicted in slices so far."""
 
 
 class AdaptiveBatcher:
     """Predicts rows of several requests in one call, one call at a time.
 
     Args:
-        predict: the model.
-        predict_alone: the same for the rows of one request, when their call has failed; it may
-            say which row is to blame.
-        max_rows: the rows of one batch; requests with more are not shared.
-        slice_rows: the rows of a call for a request that is not shared; None where a model must
-            see all rows of a request together.
-        inline_rows: up to so many rows a call is made on the event loop: it is over sooner than
-            a thread would have begun.
+        predict: calls the model with the rows of several requests.
+        predict_alone: calls it with the rows of one request; it may report which row made the
+            call fail.
+        max_rows: most rows of one batch; requests with more rows get calls of their own.
+        slice_rows: rows per call for such a large request; None if the model must see all rows
+            of a request together.
+        inline_rows: calls with at most this many rows run on the event loop, because they end
+            sooner than a thread would start.
     """
 
     def __init__(
@@ -74,25 +74,25 @@ class AdaptiveBatcher:
         self._shared: deque[_Waiting] = deque()
         """Requests that share calls."""
         self._apart: deque[_Waiting] = deque()
-        """Large ones, and those of callers whose rows have made a shared call fail."""
+        """Large requests, and requests of callers whose rows have made a shared call fail."""
         self._was_shared = False
         self._failed_at: dict[Hashable, float] = {}
         self._busy = False
         self._progress = 0.0
         self._expected = 1
         self._linger_until = 0.0
-        # scikit-learn holds the interpreter: calls side by side only slow each other down.
+        # scikit-learn holds the interpreter, so parallel calls would only slow each other down.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
 
     async def predict(self, rows: Sequence[Row], caller: Hashable = None) -> Predictions:
-        """Predict the rows of one request, in the order in which requests of its kind came.
+        """Predict the rows of one request; requests of the same kind are served in order.
 
         Args:
             rows: the rows; at least one.
-            caller: who asks, as far as can be known; for the API a connection.
+            caller: identifies the caller as far as possible; for the API, the connection.
 
-        Raises what the model raises for these rows, and `RowError` for one that it refuses; those
-        of other requests change nothing.
+        Raises what the model raises for these rows, and `RowError` for a row that it refuses. Rows
+        of other requests have no effect on this.
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(rows, loop.create_future(), caller)
@@ -105,21 +105,23 @@ class AdaptiveBatcher:
             loop.call_soon(self._gather)
         try:
             return await waiting.answer
-        except asyncio.CancelledError:  # given up: the rows go now, not when their turn comes
+        except (
+            asyncio.CancelledError
+        ):  # the caller gave up: drop the rows now, not when their turn comes
             self._forget(waiting)
             raise
 
     @property
     def seconds_without_progress(self) -> float:
-        """Seconds since a request was last answered, while requests wait; 0 while none waits."""
+        """Seconds since a request was last answered; 0 while no request waits."""
         return time.monotonic() - self._progress if self._busy else 0.0
 
     def close(self) -> None:
-        """Make no more calls."""
+        """Start no more calls."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _has_failed(self, caller: Hashable) -> bool:
-        """Whether rows of a caller have made a shared call fail a moment ago."""
+        """Whether rows of this caller have recently made a shared call fail."""
         return time.monotonic() - self._failed_at.get(caller, -APART_SECONDS) < APART_SECONDS
 
     def _remember_failure(self, caller: Hashable) -> None:
@@ -131,16 +133,16 @@ class AdaptiveBatcher:
 
     def _forget(self, waiting: _Waiting) -> None:
         for queue in (self._shared, self._apart):
-            with contextlib.suppress(ValueError):  # the model has it already
+            with contextlib.suppress(ValueError):  # it is in a call already
                 queue.remove(waiting)
                 metrics.WAITING.dec()
 
     def _gather(self) -> None:
-        """Let turns of the loop pass, in which requests that come at the same time get in.
+        """Let the loop iterate, so that requests that arrive at the same time share a call.
 
-        One is enough for those that are there. Callers whose last requests were answered together
-        are given a little longer, so that they do not fall apart into groups that wait for each
-        other; who calls alone waits for nobody.
+        One iteration suffices for requests that have arrived. Callers whose last requests were
+        answered together get a little longer, so that they do not split into groups that wait for
+        each other. A single caller does not wait.
         """
         loop = asyncio.get_running_loop()
         is_complete = (
@@ -151,8 +153,8 @@ class AdaptiveBatcher:
         loop.call_soon(self._next if is_complete else self._gather)
 
     def _next(self) -> None:
-        """Make the next call, if anybody waits."""
-        # By turns, where both kinds wait.
+        """Make the next call, if a request waits."""
+        # The two kinds take turns when both wait.
         self._was_shared = bool(self._shared) and not (self._apart and self._was_shared)
         requests = self._take()
         loop = asyncio.get_running_loop()
@@ -171,7 +173,7 @@ class AdaptiveBatcher:
         started: float,
         call: "asyncio.Future[list[Predictions | Exception]]",
     ) -> None:
-        if call.cancelled():  # by the end of the server
+        if call.cancelled():  # by `close`
             return
         error = call.exception()
         answers = call.result() if error is None else [_settable(error)] * len(requests)
@@ -184,14 +186,14 @@ class AdaptiveBatcher:
         answers: Sequence[Predictions | Exception],
     ) -> None:
         for request, answer in zip(requests, answers, strict=True):
-            if request.answer.done():  # its caller has gone, or waited long enough
+            if request.answer.done():  # its caller has disconnected or timed out
                 continue
             if isinstance(answer, Exception):
                 request.answer.set_exception(answer)
             elif request.predicted + len(answer.values) < len(request.rows):
                 request.slices += (answer,)
                 request.predicted += len(answer.values)
-                self._apart.append(request)  # behind others of its kind
+                self._apart.append(request)  # behind other requests of its kind
                 metrics.WAITING.inc()
             elif request.slices:
                 request.answer.set_result(Predictions.joined([*request.slices, answer]))
@@ -208,7 +210,7 @@ class AdaptiveBatcher:
             loop.call_soon(self._gather)
 
     def _take(self) -> list[_Waiting]:
-        """The next requests: as many as may share a call, or one that does not."""
+        """The next requests: as many as may share a call, or one that gets its own call."""
         requests: list[_Waiting] = []
         if not self._was_shared:
             if self._apart:
@@ -224,9 +226,9 @@ class AdaptiveBatcher:
         return requests
 
     def _together(self, requests: Sequence[_Waiting]) -> list[Predictions | Exception]:
-        """Predict requests in one call; when it fails, in two halves, down to single requests."""
+        """Predict requests in one call; if it fails, halve it, down to single requests."""
         answers: list[Predictions | Exception] = []
-        # Not only exceptions that are an `Exception`: a panic of Rust is not.
+        # BaseException, because a Rust panic is not an `Exception`.
         for part, outcome in bisect(self._predict_requests, requests, (BaseException,)):
             if isinstance(outcome, list):
                 answers += outcome
@@ -250,7 +252,7 @@ class AdaptiveBatcher:
         return answers
 
     def _predict_slice(self, request: _Waiting) -> Predictions:
-        """Predict what is next of a request: all of it, or a slice."""
+        """Predict the whole request or its next slice."""
         start = request.predicted
         if self._slice_rows is None or len(request.rows) <= self._max_rows:
             return self._predict_alone(request.rows)
@@ -261,9 +263,9 @@ class AdaptiveBatcher:
 
 
 def _settable(error: BaseException) -> Exception:
-    """The exception as a future takes it, which refuses some kinds.
+    """An exception that a future accepts; futures refuse some kinds.
 
-    Its message is left out then: whatever the model raises may quote the caller's values.
+    A replacement omits the message, because the model may quote the caller's values in it.
     """
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error

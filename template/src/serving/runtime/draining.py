@@ -15,7 +15,7 @@ from serving.runtime.listener import stop_listening
 logger = logging.getLogger("serving")
 
 ALL_STOP = getattr(signal, "SIGUSR1", None)  # Windows has none
-"""What tells a worker, before SIGTERM, that all workers stop, so that nobody listens any more."""
+"""Tells a worker, before SIGTERM, that all workers stop and none will listen any longer."""
 
 LONGEST_END_SECONDS = 3
 
@@ -24,15 +24,15 @@ LONGEST_END_SECONDS = 3
 def drain_on_sigterm(
     begin: Callable[[], None], seconds: Callable[[], float], *, is_alone: bool
 ) -> Iterator[None]:
-    """On SIGTERM begin to drain at once, and let the server stop a while later.
+    """On SIGTERM, begin to drain at once and stop the server a little later.
 
-    A worker does the same when the process that supervises it ends, in whatever way.
-    So load balancers, which look at `/ready` every few seconds, stop sending requests before
-    connections are refused. Who has connected until then is answered.
+    A worker does the same when its supervisor ends for any reason. Load balancers, which poll
+    `/ready` every few seconds, then stop sending requests before connections are refused. Requests
+    on connections made until then are answered.
 
     Args:
-        begin: called once, in the event loop, when the signal has come.
-        seconds: how long to wait before the server stops; 0 where it has answered nobody yet.
+        begin: called once, in the event loop, when the signal arrives.
+        seconds: how long to wait before the server stops; 0 if it was never ready.
         is_alone: whether no other process listens on the same socket.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -49,12 +49,12 @@ def drain_on_sigterm(
             await asyncio.sleep(seconds())
             if nobody_listens:
                 await stop_listening()
-        finally:  # whatever fails on the way, the server stops
+        finally:  # the server stops even if draining fails
             if callable(stop):
                 stop(number, None)
 
     def drain(number: int, frame: FrameType | None) -> None:
-        # Not here, in the middle of anything: locks of metrics and logs may be held.
+        # Not in the signal handler, because locks of metrics and logs may be held here.
         loop.call_soon_threadsafe(drain_once, number)
 
     def drain_once(number: int) -> None:
@@ -74,15 +74,15 @@ def drain_on_sigterm(
     finally:
         signal.signal(signal.SIGTERM, stop)
     if stopping:
-        # Python would wait for ever for a model that does not return, and MLflow's threads
-        # for a store that does not answer.
+        # Otherwise Python would wait forever for a model that does not return, or for MLflow's
+        # threads when the store does not answer.
         end = threading.Timer(LONGEST_END_SECONDS, os._exit, [0])
         end.daemon = True
         end.start()
 
 
 def _stop_with_supervisor() -> None:
-    """In a worker, wait for the end of its supervisor, which then cannot stop it any more."""
+    """In a worker, stop when the supervisor ends, because it can then no longer stop the worker."""
     supervisor = multiprocessing.parent_process()
     if supervisor is None:
         return
@@ -90,7 +90,7 @@ def _stop_with_supervisor() -> None:
     def stop_after() -> None:
         supervisor.join()
         logger.warning("the supervisor of the workers has ended")
-        for number in (ALL_STOP, signal.SIGTERM):  # as it would have done
+        for number in (ALL_STOP, signal.SIGTERM):  # the signals that it would have sent
             if number is not None:
                 os.kill(os.getpid(), number)
 

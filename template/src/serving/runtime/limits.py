@@ -1,7 +1,7 @@
-"""How much may be in progress at a time.
+"""Limits on the requests in progress.
 
-Large requests have limits of their own, so that small ones never wait for them: few of them are
-turned into objects at a time, and the others wait as the bytes that they came in.
+Large requests have separate limits, so that small requests never wait for them. Only a few large
+requests are parsed into objects at a time; the others wait as raw bytes.
 """
 
 import asyncio
@@ -14,26 +14,26 @@ from serving.errors import Overloaded
 from serving.telemetry import metrics
 
 LARGE_BYTES = 16_384
-"""Requests with larger bodies are large."""
+"""A request with a larger body is a large request."""
 
 MOST_SMALL_BODIES = 1_000
 MOST_LARGE_BODIES = 8
-"""Bodies in memory at a time, counted as if each were as large as it may be. Large answers that
-their callers have not taken yet may be as large together as large bodies."""
+"""Bodies in memory at a time, if each has the largest size of its kind. Large responses that their
+callers have not received yet may together have as many bytes as large bodies."""
 
 MOST_LARGE_AT_WORK = 4
-"""Large requests that are worked on at a time; all of them together have at most as many bytes as
-one may have."""
+"""Large requests that are processed at a time. Together they have at most as many bytes as a single
+request may have."""
 
 MOST_BATCHES = 10
-"""Rows in progress, in batches of the largest size."""
+"""Rows in progress, as a multiple of the largest batch."""
 
 
 class Limits:
     """Counts what is in progress, in one event loop.
 
     Args:
-        max_requests: predictions in progress or waiting, of large requests and of small ones each.
+        max_requests: most predictions in progress or waiting, of large and of small requests each.
         max_body_bytes: the largest body.
         max_batch_rows: the most rows of one request.
     """
@@ -52,31 +52,31 @@ class Limits:
         self._turns = _Turns(max_body_bytes)
 
     def reserve_body(self) -> "ReservedBody":
-        """Count the bytes of a body as long as the block runs."""
+        """Count the bytes of a body while the block runs."""
         return ReservedBody(self)
 
     def prediction_slot(self, *, is_large: bool) -> "_PredictionSlot":
-        """Count a prediction as long as the block runs.
+        """Count a prediction while the block runs.
 
-        Gives the block a function that counts its rows.
+        Yields a function that counts its rows.
 
         Raises `Overloaded` when too many are in progress already.
         """
         return _PredictionSlot(self, is_large)
 
     def turn(self, length: int) -> contextlib.AbstractAsyncContextManager[None]:
-        """Wait until a large body of this length may be worked on, as long as the block runs."""
+        """Wait until a large body of this length may be processed; the block is its turn."""
         return self._turns.turn(length)
 
     @contextlib.contextmanager
     def answer(self, length: int) -> Iterator[None]:
-        """Count a large answer as long as the block runs: until its caller has taken it.
+        """Count a large response while the block runs, until its caller has received it.
 
-        Raises `Overloaded` when such answers are too large together; a single one may be of any
-        length.
+        Raises `Overloaded` when these responses are too large together; a single response may have
+        any length.
         """
         if self._answer_bytes and self._answer_bytes + length > self._max_large_bytes:
-            raise Overloaded("too many large answers have not been taken yet")
+            raise Overloaded("too many large responses are still being sent")
         self._answer_bytes += length
         try:
             yield
@@ -84,10 +84,10 @@ class Limits:
             self._answer_bytes -= length
 
 
-# Classes, not generators with `contextlib.contextmanager`: they stand in the way of every request
-# and take a third of the time.
+# Classes, not `contextlib.contextmanager` generators: every request uses them, and they take a
+# third of the time.
 class ReservedBody:
-    """Room for one body, as long as the block runs."""
+    """Room for one body while the block runs."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -97,13 +97,13 @@ class ReservedBody:
         return self
 
     def check(self, length: int) -> None:
-        """Raise `Overloaded` when there is no room now for a body of this length."""
+        """Raise `Overloaded` if there is currently no room for a body of this length."""
         limits = self._limits
         if length > LARGE_BYTES and limits._large_bytes + length > limits._max_large_bytes:
             raise Overloaded("too many large requests are in progress")
 
     def add(self, count: int) -> None:
-        """Count a piece; raises `Overloaded` when bodies of its kind are too large together."""
+        """Count a piece; raise `Overloaded` if the bodies of its kind are too large together."""
         limits = self._limits
         total = self._bytes + count
         if total <= LARGE_BYTES:
@@ -119,7 +119,7 @@ class ReservedBody:
         self._bytes = total
 
     def release(self) -> None:
-        """Count nothing of it any more."""
+        """Stop counting this body."""
         if self._bytes <= LARGE_BYTES:
             self._limits._small_bytes -= self._bytes
         else:
@@ -152,7 +152,7 @@ class _PredictionSlot:
         return self._add_rows
 
     def _add_rows(self, count: int) -> None:
-        """Raises `Overloaded` when the rows of all requests together are too many."""
+        """Raise `Overloaded` if all requests together have too many rows."""
         limits = self._limits
         if limits._rows + count > limits._max_rows:
             raise Overloaded("too many rows are in progress")
@@ -172,7 +172,7 @@ class _PredictionSlot:
 
 
 class _Turns:
-    """Lets few at a time pass, in the order in which they came, and little of them together."""
+    """Lets a few bodies pass at a time, in order of arrival, and limits their total size."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -190,7 +190,7 @@ class _Turns:
             await future
             yield
         finally:
-            if entry in self._waiting:  # given up before its turn
+            if entry in self._waiting:  # cancelled before its turn
                 self._waiting.remove(entry)
             else:
                 self._at_work -= 1
@@ -205,5 +205,5 @@ class _Turns:
             self._waiting.popleft()
             self._at_work += 1
             self._total += weight
-            if not future.cancelled():  # else its block ends now, and gives the turn back
+            if not future.cancelled():  # a cancelled one releases its turn itself
                 future.set_result(None)

@@ -1,7 +1,7 @@
-"""Stop listening without resetting anybody.
+"""Stop listening without resetting connections.
 
-A listening socket that is closed takes with it the connections that the kernel has completed and
-the process has not accepted: their callers, who may have sent their request already, see a reset.
+Closing a listening socket resets the connections that the kernel has completed and the process has
+not yet accepted, although their callers may have sent a request already.
 """
 
 import asyncio
@@ -16,20 +16,20 @@ import sys
 from collections.abc import Iterator
 
 HANDSHAKE_SECONDS = 0.1
-"""How long handshakes that have begun may take."""
+"""How long pending handshakes may take."""
 
 LONGEST_SECONDS = 1.0
-"""How long to take in what is queued, when the event loop is busy."""
+"""How long to accept queued connections if the event loop is busy."""
 
-# `SO_ATTACH_FILTER` of Linux, which Python does not name, with a program (struct sock_filter) that
-# drops packets with the flag SYN and lets all others pass. The packet begins with its TCP header.
+# Linux's `SO_ATTACH_FILTER`, which Python does not define, with a program (struct sock_filter) that
+# drops packets with the SYN flag and passes all others. A packet begins with its TCP header.
 # https://docs.kernel.org/networking/filter.html
 _ATTACH_FILTER = 26
 _DROP_SYN = b"".join(
     struct.pack("HBBI", *instruction)
     for instruction in (
         (0x30, 0, 0, 13),  # load the byte with the flags
-        (0x45, 0, 1, 0x02),  # where SYN is not set, skip one
+        (0x45, 0, 1, 0x02),  # if SYN is not set, skip one instruction
         (0x06, 0, 0, 0),  # drop
         (0x06, 0, 0, 0xFFFFFFFF),  # pass
     )
@@ -37,11 +37,11 @@ _DROP_SYN = b"".join(
 
 
 async def stop_listening() -> None:
-    """Let no new connection begin, and wait until those that have begun are accepted.
+    """Block new connections, and wait until pending ones are accepted.
 
-    The sockets stay open: whoever listens on them closes them afterwards. It holds for all
-    processes that share them, and for good. On other systems than Linux, where packets cannot be
-    dropped, a connection that comes in the last instant may still be reset.
+    The sockets stay open; their owner closes them afterwards. The block is permanent and applies to
+    all processes that share the sockets. Only Linux can drop packets: on other systems a connection
+    that arrives at the last moment may still be reset.
     """
     if sys.platform == "win32":
         return
@@ -60,7 +60,7 @@ async def stop_listening() -> None:
 
 
 def _listeners() -> Iterator[socket.socket]:
-    """Duplicates of the sockets that this process listens on, whatever has opened them."""
+    """Duplicates of all sockets that this process listens on."""
     with contextlib.suppress(OSError):  # no /proc
         for name in os.listdir("/proc/self/fd"):
             with contextlib.suppress(OSError):  # closed meanwhile
@@ -78,5 +78,5 @@ def _drop_new(listener: socket.socket) -> None:
         return
     program = ctypes.create_string_buffer(_DROP_SYN)
     filter_ = struct.pack("HP", len(_DROP_SYN) // 8, ctypes.addressof(program))
-    with contextlib.suppress(OSError):  # not everything that calls itself Linux has it
+    with contextlib.suppress(OSError):  # some Linux-compatible kernels lack it
         listener.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, filter_)

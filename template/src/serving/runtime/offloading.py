@@ -1,4 +1,4 @@
-"""Work on large bodies and answers, off the event loop."""
+"""Processing of large bodies and responses outside the event loop."""
 
 import asyncio
 import contextlib
@@ -12,23 +12,23 @@ Result = TypeVar("Result")
 
 
 class Offloader:
-    """Runs one piece of work at a time in a thread of its own.
+    """Runs one function at a time in its own thread.
 
-    Parsing and writing hold the interpreter. Several at a time would end no sooner, and the event
-    loop, which answers small requests and probes, would wait for each of them in turn.
+    Parsing and writing hold the interpreter. Several at a time would not end sooner, and the event
+    loop, which answers small requests and probes, would have to wait for each of them.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="large")
 
     async def run(self, work: Callable[[], Result]) -> Result:
-        """Do the work when all that came before is done; raises what it raises."""
+        """Run the work after all earlier work is done; raises what it raises."""
         context = copy_context()  # the request's id, for logs
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, context.run, _without_collections, work)
 
     def close(self) -> None:
-        """Begin no more work."""
+        """Start no more work."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
@@ -39,9 +39,9 @@ def _without_collections(work: Callable[[], Result]) -> Result:
 
 @contextlib.contextmanager
 def _no_collections() -> Iterator[None]:
-    """Let no garbage collection happen.
+    """Disable garbage collection.
 
-    What is parsed is not garbage, and a collection would walk all of it, again and again.
+    Parsed objects are not garbage, and collections would traverse all of them repeatedly.
     """
     if not gc.isenabled():  # by the user
         yield

@@ -1,4 +1,4 @@
-"""The life of a served model: loading, ready, draining; and its calls, within limits."""
+"""The life cycle of a served model (loading, ready, draining), and calls of it within limits."""
 
 import asyncio
 import contextlib
@@ -44,8 +44,8 @@ Result = TypeVar("Result")
 LONGEST_PAUSE_SECONDS = 30
 
 SLICE_CALLS = 8
-"""A large request is predicted in slices of so many times the rows that share a call, where the
-call itself costs milliseconds: shorter slices would take much of its throughput."""
+"""Rows in a slice of a large request, as a multiple of the rows that may share a call, for models
+whose calls take milliseconds. Shorter slices would cost much throughput."""
 
 
 class Service:
@@ -87,14 +87,13 @@ class Service:
                 self.model.close()
 
     async def load(self) -> None:
-        """Load the model; while that fails, try again with growing pauses, for a bounded time.
+        """Load the model; on failure, retry with growing pauses for a limited time.
 
-        A contract that does not hold is final, and so are hooks that fail, and a store that answers
-        that it has no such model. On failure the reason
-        is kept, for `/ready`, and said in full in the log; it is up to whoever watches `/ready` to
-        start the process again.
+        A broken contract, failing hooks and a model that the store does not have are final. The
+        reason is kept for `/ready`, and the log has its details. Restarting the process is up to
+        the supervisor that watches `/ready`.
         """
-        # Each attempt is a short one: it is here that attempts are repeated.
+        # MLflow's own retries would repeat those below.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         logger.info("loading the model")
         give_up = time.monotonic() + self.settings.serving.load_timeout_seconds
@@ -102,31 +101,31 @@ class Service:
             try:
                 self.model = await _in_daemon_thread(self._load)
             except ExtensionError as exc:
-                # Where the code is, is no caller's business.
+                # Callers do not need to know where the code is.
                 self.reason = "the project's own code failed; the server's log says where"
                 logger.error("not ready: %s", exc)
                 return
             except ContractError as exc:
-                # What the cause says is for every caller; where the model is kept is not.
+                # Callers may see the cause, but not where the model is stored.
                 self.reason = str(exc.__cause__ or exc)
                 logger.error("not ready: %s", exc)
                 return
             except ModelNotFound as exc:
-                # What else there is, and where, is no caller's business.
-                self.reason = "the store has no such model; the server's log says more"
+                # Callers do not need to know which other models there are, and where.
+                self.reason = "the store has no such model; the server's log has details"
                 logger.error("not ready: %s", exc)
                 return
             except Exception as exc:
                 pause = min(2 ** (attempt - 1), LONGEST_PAUSE_SECONDS)
                 again = time.monotonic() + pause < give_up
                 then = f"trying again in {pause} s" if again else "gave up"
-                # Where models are kept is no caller's business.
+                # Callers do not need to know where models are stored.
                 self.reason = (
                     f"the model could not be loaded (attempt {attempt}, {then}); "
                     "the server's log says why"
                 )
-                is_told = isinstance(exc, ServingError)
-                logger.error("not ready, %s: %s", then, exc, exc_info=None if is_told else exc)
+                is_described = isinstance(exc, ServingError)
+                logger.error("not ready, %s: %s", then, exc, exc_info=None if is_described else exc)
                 if not again:
                     return
                 await asyncio.sleep(pause)
@@ -136,8 +135,8 @@ class Service:
 
     def _load(self) -> ServedModel:
         model = load_model(self.settings, hooks=self.hooks)
-        # What is there now stays: collections need not look at it again, which they would for
-        # tens of milliseconds each, in the middle of requests.
+        # The objects that exist now will stay. Otherwise every full collection would traverse them,
+        # for tens of milliseconds in the middle of requests.
         gc.collect()
         gc.freeze()
         return model
@@ -163,8 +162,8 @@ class Service:
     def require_answering(self) -> ServedModel:
         """The model, if it answers.
 
-        Raises `NotReady` with the reason: there is none, or a call of it does not return. What
-        came then would only wait for its time limit.
+        Raises `NotReady` with the reason: there is no model, or a call of it does not return. New
+        requests would then only run into their time limit.
         """
         if self._batcher is not None:
             limit = self.settings.serving.request_timeout_seconds
@@ -179,14 +178,14 @@ class Service:
         return await self._batcher.predict(rows, caller)
 
     async def offload(self, work: Callable[[], Result], *, is_large: bool) -> Result:
-        """Do work off the event loop; that of small requests does not wait for large ones."""
+        """Do work outside the event loop; small requests do not wait for large ones."""
         return await self._offloaders[is_large].run(work)
 
     @contextlib.contextmanager
     def log_failures(self) -> Iterator[None]:
-        """Log and count what the model does wrong.
+        """Log and count failures of the model.
 
-        Raises `RowError` as it is, and `ModelFailed` for all else.
+        Raises `RowError` unchanged, and `ModelFailed` for all other exceptions.
         """
         try:
             yield
@@ -239,15 +238,15 @@ class Service:
         logger.info("SIGTERM: draining")
 
     def _drain_seconds(self) -> float:
-        # Without a model nobody sends requests that a balancer would have to send elsewhere.
+        # Without a model, no load balancer sends requests here that it would have to redirect.
         return self.settings.serving.drain_seconds if self.model else 0
 
 
 def _or_exit(seconds: float, predict: Predict, rows: Sequence[Row]) -> Predictions:
-    """Predict rows, or end the process when that takes longer.
+    """Predict rows, or end the process if that takes longer.
 
-    The standard library's watchdog works even where the call holds the interpreter. It prints the
-    stack: files and lines, no values.
+    The standard library's watchdog works even while the call holds the interpreter. It prints the
+    stack with files and lines, but without values.
     """
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
@@ -257,7 +256,7 @@ def _or_exit(seconds: float, predict: Predict, rows: Sequence[Row]) -> Predictio
 
 
 async def _in_daemon_thread(function: Callable[[], Result]) -> Result:
-    """Run the function in a thread that does not keep the process from ending."""
+    """Run the function in a daemon thread, which does not keep the process alive."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Result] = loop.create_future()
 
@@ -275,7 +274,7 @@ async def _in_daemon_thread(function: Callable[[], Result]) -> Result:
             outcome = (function(), None)
         except BaseException as exc:
             outcome = (None, exc)
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop has ended in the meantime
             loop.call_soon_threadsafe(settle, *outcome)
 
     threading.Thread(target=run, name="load", daemon=True).start()

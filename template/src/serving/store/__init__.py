@@ -1,1 +1,1 @@
-"""A model as MLflow keeps it."""
+"""Models as MLflow stores them."""

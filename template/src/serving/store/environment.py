@@ -1,4 +1,4 @@
-"""The libraries that a model was trained with, against those that are installed."""
+"""Compare the libraries that a model was trained with to those that are installed."""
 
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -9,8 +9,8 @@ from packaging.version import InvalidVersion, Version
 
 from serving.errors import ContractError
 
-# Libraries whose objects models are made of. MLflow may list every library that was installed
-# where the model was trained; another linter does no harm.
+# Libraries whose objects are part of models. MLflow may list every library of the training
+# environment; a different version of a linter, for example, is harmless.
 _IN_MODELS = {
     "catboost",
     "keras",
@@ -34,12 +34,12 @@ class Library:
 
     name: str
     wanted: str | None
-    """The version that the model was trained with; None where it is not pinned."""
+    """The version that the model was trained with; None if it is not pinned."""
     installed: str | None
 
     @property
     def differs(self) -> bool:
-        """Whether another major version is installed, with which a pickle may not load or lie."""
+        """Whether the major version differs: a pickle may fail to load, or answer wrongly."""
         try:
             return (
                 self.wanted is not None
@@ -52,7 +52,7 @@ class Library:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with it, in words; None where nothing is."""
+        """What is wrong, in words; None if nothing is."""
         wanted = f"{self.name} {self.wanted}" if self.wanted else self.name
         if self.installed is None and self.name in _IN_MODELS:
             return f"trained with {wanted}, which is not installed"
@@ -62,11 +62,11 @@ class Library:
 
 
 def libraries_of(model_directory: Path) -> tuple[Library, ...]:
-    """What the model's `requirements.txt` says, next to what is installed here."""
+    """The libraries in the model's `requirements.txt`, with the versions installed here."""
     try:
         lines = (model_directory / "requirements.txt").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        return ()  # MLflow writes one with every model, but needs none
+        return ()  # MLflow writes the file with every model, but does not require it
     libraries = []
     for line in lines:
         try:
@@ -82,17 +82,17 @@ def libraries_of(model_directory: Path) -> tuple[Library, ...]:
 
 
 def check_libraries(libraries: tuple[Library, ...]) -> None:
-    """Raise `ContractError` naming the libraries whose major version is another one."""
+    """Raise `ContractError` naming the libraries whose major version differs."""
     problems = [str(library.problem) for library in libraries if library.differs]
     if problems:
         raise ContractError(
             f"{'; '.join(problems)}: install that major version, train again, or set "
-            "serving.allow_other_versions (ALLOW_OTHER_VERSIONS) to load it all the same"
+            "serving.allow_other_versions (ALLOW_OTHER_VERSIONS) to load it anyway"
         )
 
 
 def installed(distribution: str) -> str | None:
-    """The version of a distribution that is installed here; None where it is not."""
+    """The installed version of a distribution; None if it is not installed."""
     try:
         return version(distribution)
     except PackageNotFoundError:

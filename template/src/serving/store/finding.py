@@ -1,7 +1,7 @@
-"""Find the model that the settings name: a directory, a run's model, or a registered one.
+"""Find the model that the settings name: a directory, a run's model, or a registered model.
 
-A local store is read by `serving.store.sqlite`, within milliseconds; MLflow reads all others, and
-what is not understood there.
+`serving.store.sqlite` reads a local store within milliseconds. MLflow reads all other stores, and
+local stores that `serving.store.sqlite` does not understand.
 """
 
 import contextlib
@@ -23,22 +23,22 @@ logger = logging.getLogger("serving")
 Result = TypeVar("Result")
 
 _NAMED = 3
-"""So many of the latest runs are named where one is not found."""
+"""How many of the latest runs are named if a run is not found."""
 
 _LOOKED_AT = 20
-"""So many of the latest runs are looked at for that."""
+"""How many of the latest runs are searched for them."""
 
 
 def find_model(settings: Settings) -> FoundModel:
     """Find the model that the settings name, and bring it to this machine.
 
-    Raises `ConfigError` when they name none or two, `ModelNotFound` with one sentence when the
+    Raises `ConfigError` if they name no model or two, `ModelNotFound` with one sentence if the
     store has no such run or model, and what MLflow raises.
     """
     settings.serving.require_named_model()
     uri = settings.serving.model_uri
     if uri and (":" not in uri or Path(uri).is_dir()):
-        path = Path(uri).resolve()  # MLflow follows no links
+        path = Path(uri).resolve()  # MLflow does not follow links
         if not path.is_dir():
             raise FileNotFoundError(
                 "there is no such directory; for a registered model write models:/NAME@ALIAS"
@@ -52,8 +52,7 @@ def find_model(settings: Settings) -> FoundModel:
 def find_local_model(settings: Settings) -> FoundModel | None:
     """Find the model that the settings name, if it is in a local store.
 
-    Returns None for directories and other stores, which may be there later. Raises as
-    `find_model`.
+    Returns None for directories and other stores, which may appear later. Raises as `find_model`.
     """
     if not _is_in_store(settings):
         return None
@@ -63,19 +62,19 @@ def find_local_model(settings: Settings) -> FoundModel | None:
 
 
 def ask_store(settings: Settings, ask: Callable[[Store], Result]) -> Result:
-    """Ask the store of the settings: a local one directly, any other through MLflow."""
+    """Query the store of the settings: a local store directly, any other through MLflow."""
     try:
         with _local_store(settings) as store:
             return ask(store)
     except NotUnderstood as exc:
-        logger.debug("MLflow reads the store, as this project does not: %s", exc)
+        logger.debug("the store is read through MLflow: %s", exc)
     return ask(TrackingStore(settings))
 
 
 def latest_run(store: Store, settings: Settings) -> Run:
-    """The latest finished run with a model, of the experiment in the settings.
+    """The latest finished run with a model, in the experiment of the settings.
 
-    Raises `ModelNotFound` where there is none.
+    Raises `ModelNotFound` if there is none.
     """
     experiment = settings.mlflow.experiment_name
     for run in store.runs(experiment):
@@ -92,7 +91,7 @@ def latest_run(store: Store, settings: Settings) -> Run:
 
 
 def _is_in_store(settings: Settings) -> bool:
-    """Whether the model is a run's or a registered one: not a directory or an address."""
+    """Whether the settings name a run's model or a registered model, not a directory or address."""
     uri = settings.serving.model_uri
     return not uri or uri.startswith(("runs:/", "models:/"))
 
@@ -107,7 +106,7 @@ def _local_store(settings: Settings) -> Iterator[SqliteStore]:
 
 
 def _uri(store: Store, settings: Settings) -> str:
-    """The URI of the model that the settings name, with the run and the model's name in it."""
+    """The URI of the model that the settings name, with the run id and the model's name."""
     run_id, uri = settings.serving.model_run_id, settings.serving.model_uri
     name = ""
     if uri:
@@ -133,7 +132,7 @@ def _existing_run(store: Store, run_id: str, settings: Settings) -> Run:
 
 
 def _name(run: Run, name: str) -> str:
-    """The name of the model that is meant: the only one, or the one that is named."""
+    """The name of the run's model: the one that is asked for, or else the only one."""
     known = ", ".join(f"'{model}'" for model in run.models)
     if not known:
         state = "" if run.status == "FINISHED" else f" (its status is {run.status})"

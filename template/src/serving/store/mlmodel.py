@@ -1,7 +1,7 @@
-"""A model as MLflow keeps it: a directory with the file `MLmodel`, read without MLflow.
+"""A model as MLflow stores it: a directory with the file `MLmodel`, read without MLflow.
 
-Importing MLflow takes longer than all else that a compiled model needs to start, and what is
-wanted of it here is YAML and JSON.
+Importing MLflow takes longer than everything else that a compiled model needs to start, and the
+file is only YAML and JSON.
 https://mlflow.org/docs/latest/ml/model/#model-signatures-and-input-examples
 """
 
@@ -22,40 +22,40 @@ logger = logging.getLogger(__name__)
 FILE = "MLmodel"
 
 COMPILED = "compiled/compiled.json"
-"""What is there beside it when the model has a compiled form."""
+"""This file exists in the model's directory if the model has a compiled form."""
 
 _FLAVORS = ("python_function", "sklearn")
-"""Those that are loaded here."""
+"""The flavours that this project loads."""
 
 _PATHS = ("code", "data", "model_path", "pickled_model", "python_model")
-"""What a flavour says about itself that MLflow takes for a path in the model's directory."""
+"""The keys of a flavour that MLflow uses as paths in the model's directory."""
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """What `MLmodel` says, and where it lies."""
+    """The content of an `MLmodel` file, and its directory."""
 
     path: Path
     flavors: dict[str, Any]
     metadata: dict[str, Any]
-    """What was logged with the model, by whoever did."""
+    """The metadata that was logged with the model; it may come from other software."""
     model_id: str | None
     """MLflow's id of the logged model; models from before MLflow 3 have none."""
     run_id: str | None
     version: str | None
-    """`NAME/VERSION` of a model that came from the registry."""
+    """`NAME/VERSION`, for a model from the registry."""
     _content: dict[str, Any]
 
     @property
     def identity(self) -> str:
-        """The logged model's id; without one, as before MLflow 3, its UUID or directory's name."""
+        """The logged model's id; before MLflow 3 there is none: its UUID or directory's name."""
         return self.model_id or self._content.get("model_uuid") or self.path.name
 
     @property
     def is_sklearn(self) -> bool:
         """Whether it is a scikit-learn model that answers with `predict`.
 
-        A model may be logged to answer with another method; only MLflow calls that.
+        A model may be logged to answer with another method; only MLflow calls other methods.
         """
         method = self.flavors.get("python_function", {}).get("predict_fn", "predict")
         return "sklearn" in self.flavors and method == "predict"
@@ -63,7 +63,7 @@ class StoredModel:
     def file(self, name: str) -> Path:
         """The path of a file in the model's directory.
 
-        Raises `ModelLoadError` for one that lies elsewhere, also by way of a link.
+        Raises `ModelLoadError` for a file elsewhere, even if a link leads there.
         """
         file = self.path / name
         if not file.resolve().is_relative_to(self.path.resolve()):
@@ -72,18 +72,18 @@ class StoredModel:
 
     @property
     def sklearn_file(self) -> Path | None:
-        """The file that a scikit-learn model is in; None for a model of another flavour.
+        """The file of a scikit-learn model; None for a model of another flavour.
 
-        Raises `ModelLoadError` for one outside of the model's directory.
+        Raises `ModelLoadError` for a file outside of the model's directory.
         """
         name = self.flavors.get("sklearn", {}).get("pickled_model")
         return self.file(name) if name else None
 
     @property
     def signature(self) -> Signature | None:
-        """The model's columns; None where it was logged without.
+        """The model's columns; None if it was logged without a signature.
 
-        Raises `ContractError` for inputs that are no named columns of scalars.
+        Raises `ContractError` for inputs that are not named columns of scalars.
         """
         signature = self._content.get("signature") or {}
         inputs = json.loads(signature.get("inputs") or "null")
@@ -98,7 +98,7 @@ class StoredModel:
 
     @property
     def example(self) -> dict[str, Any] | None:
-        """The first row of the input example, as JSON has it; None without one."""
+        """The first row of the input example, as JSON values; None if there is no example."""
         saved = self._content.get("saved_input_example_info") or {}
         if saved.get("type") != "dataframe" or saved.get("pandas_orient") != "split":
             return None
@@ -106,7 +106,7 @@ class StoredModel:
             text = self.file(saved["artifact_path"]).read_text(encoding="utf-8")
             content = json.loads(text)
             return dict(zip(content["columns"], content["data"][0], strict=True))
-        # It is a file of somebody else's.
+        # Other software may have written the file.
         except (ModelLoadError, OSError, ValueError, LookupError, TypeError) as exc:
             logger.warning("the model's input example cannot be read: %s", exc)
             return None
@@ -115,7 +115,7 @@ class StoredModel:
 def read(path: Path) -> StoredModel:
     """Read the model directory `path`.
 
-    Raises `ModelLoadError` when it holds no model, or one with files outside of it.
+    Raises `ModelLoadError` if it holds no model, or a model with files outside of the directory.
     """
     try:
         content = yaml.load((path / FILE).read_text(encoding="utf-8"), _LOADER)
@@ -140,7 +140,7 @@ def read(path: Path) -> StoredModel:
 
 
 def _check_paths(model: StoredModel) -> None:
-    """Raise `ModelLoadError` for a path that leaves the directory; MLflow would follow it."""
+    """Raise `ModelLoadError` for a path out of the directory; MLflow would follow it."""
     for flavor in _FLAVORS:
         about = model.flavors.get(flavor) or {}
         paths = {key: about.get(key) for key in _PATHS}
@@ -172,7 +172,7 @@ def _column(spec: dict[str, Any]) -> Column:
 
 
 def _outputs(specs: list[dict[str, Any]]) -> tuple[Column, ...]:
-    """What the model answers for each row; empty where its signature does not say it."""
+    """The type of each output; empty if the signature does not say it."""
     if any(spec["type"] == "tensor" for spec in specs):
         return _array_outputs(specs)
     known = all(spec["type"] in COLUMN_TYPES for spec in specs)
@@ -198,4 +198,4 @@ _ARRAY_TYPES = {
     "M": "datetime",
     "O": "any",
 }
-"""The column type of a NumPy array, by its kind."""
+"""Column types by the kind of a NumPy dtype."""

@@ -1,4 +1,4 @@
-"""What a store says of runs and their models, whichever way it is read."""
+"""Runs and their models: the interface of all stores."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Protocol
 
 LATEST = "latest"
-"""Instead of a run id: the latest finished run with a model, of the experiment in the settings."""
+"""In place of a run id: the latest finished run with a model, in the settings' experiment."""
 
 
 @dataclass(frozen=True)
@@ -19,19 +19,19 @@ class Run:
     name: str
     experiment: str
     status: str
-    """As MLflow writes it: `RUNNING`, `FINISHED`, `FAILED`, ..."""
+    """MLflow's status: `RUNNING`, `FINISHED`, `FAILED`, ..."""
     started: datetime
     """With a time zone."""
     is_deleted: bool
     models: tuple[str, ...]
-    """The names of its models, each once, the latest first."""
+    """The names of its models, without duplicates, the latest first."""
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of each."""
 
     @property
     def recipe(self) -> str:
-        """The recipe that it trained, or else the run's name."""
+        """The recipe that the run trained, or else the run's name."""
         return self.params.get("recipe") or self.name
 
 
@@ -43,16 +43,16 @@ class FoundModel:
     """Where it was found, with the run and the model's name spelled out."""
     path: Path
     version: str | None = None
-    """`name/version`, for a model that the registry was asked for."""
+    """`name/version`, for a model from the registry."""
     files: TemporaryDirectory[str] | None = None
-    """The copy that `path` is in; None where it is the store's own directory."""
+    """The copy that holds `path`; None if `path` is the store's own directory."""
 
 
 class Store(Protocol):
-    """A store of runs and models. Each reads it in its own way; the answers are the same."""
+    """A store of runs and models. Each class reads it in its own way; the answers are the same."""
 
     def run(self, run_id: str) -> Run | None:
-        """A run, also a deleted one; None where there is no such run."""
+        """A run, even a deleted one; None if there is no such run."""
         ...
 
     def runs(self, experiment: str | None = None) -> Iterator[Run]:

@@ -1,6 +1,6 @@
 """MLflow's local store, a SQLite file, read without MLflow, whose import takes seconds.
 
-Nothing is written, and what is not understood is left to MLflow itself: `NotUnderstood`.
+`SqliteStore` writes nothing, and raises `NotUnderstood` for everything that MLflow must read.
 MLflow's tables: https://github.com/mlflow/mlflow/blob/master/mlflow/store/tracking/dbmodels/models.py
 """
 
@@ -21,12 +21,12 @@ from serving.store import mlmodel
 from serving.store.runs import FoundModel, Run
 
 ARTIFACTS = "mlruns"
-"""Where MLflow keeps the artifacts of a local store: beside the database, in this directory."""
+"""MLflow keeps the artifacts of a local store in this directory, next to the database."""
 
 _PREFIX = "sqlite:///"
 
-# What is read here. MLflow adds tables and columns with most versions, and seldom takes any away:
-# these are there or not, which says more than the number of a version does.
+# The tables and columns read here. MLflow adds some with most versions and rarely removes any, so
+# checking for these columns is more reliable than checking a version number.
 _COLUMNS = {
     "experiments": {"experiment_id", "name", "artifact_location", "lifecycle_stage"},
     "runs": {
@@ -44,7 +44,7 @@ _COLUMNS = {
 }
 
 _READY = 2
-"""The status of a logged model that is complete."""
+"""The status of a complete logged model."""
 
 _MODELS_OF = f"""
     SELECT * FROM logged_models
@@ -59,7 +59,7 @@ _RUNS = """
 
 
 class NotUnderstood(Exception):
-    """This is for MLflow itself; the message says why."""
+    """Only MLflow can read this; the message says why."""
 
 
 def file_of(uri: str) -> Path | None:
@@ -72,11 +72,11 @@ def file_of(uri: str) -> Path | None:
 class SqliteStore:
     """A store in a SQLite file, and the artifacts that it names.
 
-    MLflow records absolute paths. Those of a project that was moved or copied since are looked
-    for beside the file, where MLflow has put them.
+    MLflow records absolute paths. If the project was moved or copied since, the artifacts are
+    searched next to the file, where MLflow has put them.
 
-    Raises `NotUnderstood` for what is not a SQLite file with the tables of MLflow 3, and
-    `ModelNotFound` when there is no such file.
+    Raises `NotUnderstood` if the file is not a SQLite file with the tables of MLflow 3, and
+    `ModelNotFound` if there is no such file.
     """
 
     def __init__(self, file: Path) -> None:
@@ -177,14 +177,14 @@ class SqliteStore:
         return sorted(file.parent.name for file in directory.glob(f"*/{mlmodel.FILE}"))
 
     def _of_run(self, run_id: str, name: str) -> Path | None:
-        """Where a run's model is; as MLflow, the latest of several with the name."""
+        """The directory of a run's model; the latest if several have the name, as in MLflow."""
         rows = self._rows("SELECT artifact_uri FROM runs WHERE run_uuid = ?", run_id)
         if not rows:
             return None
         among_artifacts = self._here(rows[0]["artifact_uri"]) / name
         for model in self._rows(_MODELS_OF, run_id):
             if model["name"] == name:
-                if among_artifacts.exists():  # MLflow lays one over the other
+                if among_artifacts.exists():  # MLflow would merge the two directories
                     raise NotUnderstood(f"run {run_id} has two kinds of artifacts in '{name}'")
                 return self._there(model["artifact_location"], f"model '{name}' of run {run_id}")
         return among_artifacts if (among_artifacts / mlmodel.FILE).is_file() else None
@@ -196,7 +196,7 @@ class SqliteStore:
         raise ModelNotFound(f"there is no logged model {model_id} in {self.file}")
 
     def _version(self, parts: list[str]) -> tuple[str, int]:
-        """Name and number of a registered model: `NAME/1` or `NAME@alias`."""
+        """Name and version number of a registered model: `NAME/1` or `NAME@alias`."""
         if len(parts) == 2 and parts[1].isdigit():
             return parts[0], int(parts[1])
         name, at, alias = parts[0].rpartition("@")
@@ -233,7 +233,7 @@ class SqliteStore:
     def _there(self, location: str, what: str) -> Path:
         """The directory of a model.
 
-        Raises `ModelNotFound` where it holds none, with what to do.
+        Raises `ModelNotFound`, which says what to do, if it holds no model.
         """
         path = self._here(location)
         if (path / mlmodel.FILE).is_file():
@@ -247,20 +247,19 @@ class SqliteStore:
         )
 
     def _here(self, location: str) -> Path:
-        """The path of an artifact location, after a move of the project, too."""
+        """The path of an artifact location, even if the project was moved."""
         path = _local(location)
         root, inside = _split(path)
         return self.artifacts / inside if root in self.moved else path
 
     @property
     def artifacts(self) -> Path:
-        """Where MLflow puts artifacts for those who work in the directory of the file."""
+        """MLflow's directory of artifacts, if the working directory is that of the file."""
         return self.file.parent / ARTIFACTS
 
     @cached_property
     def moved(self) -> set[Path]:
-        """The directories `mlruns` that are recorded, but have been moved or copied beside the
-        file."""
+        """The recorded directories `mlruns` that have been moved or copied next to the file."""
         by_root: dict[Path, list[Path]] = {}
         for row in self._rows("""
             SELECT artifact_location FROM logged_models
@@ -276,19 +275,19 @@ class SqliteStore:
 
     def _is_moved(self, root: Path, inside: list[Path]) -> bool:
         models = [path for path in inside if len(path.parts) > 1]
-        if models:  # whose directories have unique names
+        if models:  # their directories have unique names
             return any((self.artifacts / path).is_dir() for path in models)
         return not root.parent.exists()
 
 
 def follow_move(file: Path) -> Path | None:
-    """Let MLflow, too, find and write artifacts beside the file, where the project has moved.
+    """Change the paths in the store of a moved project, so that MLflow finds its artifacts, too.
 
-    Else a run of the moved project would be kept in its old place.
+    Otherwise MLflow would write new runs to the project's old directory.
 
-    Returns the old directory of artifacts, or None where nothing had to be changed.
+    Returns the old directory of artifacts, or None if nothing had to be changed.
 
-    Raises `ServingError` when the file cannot be written.
+    Raises `ServingError` if the file cannot be written.
     """
     try:
         with SqliteStore(file) as store:
@@ -307,7 +306,7 @@ def follow_move(file: Path) -> Path | None:
     try:
         with (
             contextlib.closing(sqlite3.connect(_address(file, "rw"), uri=True)) as connection,
-            connection,  # all of it or nothing
+            connection,  # all changes or none
         ):
             for (old, new), (table, column) in itertools.product(prefixes, columns):
                 connection.execute(
@@ -316,7 +315,7 @@ def follow_move(file: Path) -> Path | None:
                     (new, len(old) + 1, len(old) + 1, f"{old}/"),
                 )
     except sqlite3.Error as exc:
-        raise ServingError(f"{file} cannot be changed to follow the moved project: {exc}") from exc
+        raise ServingError(f"{file}: cannot update the paths of the moved project: {exc}") from exc
     return moved[0]
 
 
@@ -334,7 +333,7 @@ def _reading(read: Callable[[], Any]) -> Any:
 def _local(location: str) -> Path:
     """The path that an artifact location names.
 
-    Raises `NotUnderstood` for one that is not on this machine.
+    Raises `NotUnderstood` for a location that is not on this machine.
     """
     address = urlsplit(location)
     if address.scheme == "file" and address.netloc in ("", "localhost"):
@@ -344,12 +343,12 @@ def _local(location: str) -> Path:
     else:
         raise NotUnderstood(f"artifacts at {address.scheme}:")
     if not path.is_absolute():
-        raise NotUnderstood("a relative path of artifacts")
+        raise NotUnderstood("it has a relative artifact path")
     return path
 
 
 def _split(path: Path) -> tuple[Path | None, Path]:
-    """A path up to the directory `mlruns`, and the rest; None where it is not in one."""
+    """Split a path into the part up to `mlruns` and the rest; None if it has no `mlruns`."""
     for root in path.parents:
         if root.name == ARTIFACTS:
             return root, path.relative_to(root)

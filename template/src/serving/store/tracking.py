@@ -1,4 +1,4 @@
-"""MLflow as this project uses it. Importing this module is quick; `mlflow` is imported in use."""
+"""MLflow as this project uses it. This module imports quickly; `mlflow` is imported on use."""
 
 import os
 import tempfile
@@ -16,18 +16,18 @@ from serving.store.runs import FoundModel, Run
 
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # A dead server is reported after about 10 s, not after minutes of retries.
+    # Report a dead server after about 10 s, not after minutes of retries.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    # One that accepts and never answers, too.
+    # The same for a server that accepts connections and never answers.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
-    # What MLflow warns of (pickle, pip versions) is decided here, not news to the user.
+    # MLflow warns about this project's own decisions (pickle, pip versions).
     "MLFLOW_LOGGING_LEVEL": "ERROR",
-    # One more line of a log for every file.
+    # Progress bars add a log line for every file.
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""What MLflow answers for a run id that nothing has, or that is none."""
+"""MLflow's error codes for a run id that does not exist or is invalid."""
 
 
 def connect(settings: Settings) -> ModuleType:
@@ -41,7 +41,7 @@ def connect(settings: Settings) -> ModuleType:
 
 
 class TrackingStore:
-    """Any store that MLflow knows, asked through MLflow."""
+    """Any store that MLflow supports, read through MLflow."""
 
     def __init__(self, settings: Settings) -> None:
         self._mlflow = connect(settings)
@@ -135,7 +135,7 @@ class TrackingStore:
 
 
 def _pages(search: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
-    """All that a search of MLflow finds, which answers in pages."""
+    """All results of an MLflow search, which returns pages."""
     token = None
     while True:
         page = search(*arguments, page_token=token, **options)

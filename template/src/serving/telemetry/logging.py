@@ -1,4 +1,4 @@
-"""What the project says of itself while it runs: log records on stderr."""
+"""Logging to stderr."""
 
 import logging
 import traceback
@@ -8,11 +8,11 @@ from serving.config.settings import LoggingSettings
 from serving.redaction import redact
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The request that is being answered, for its log records and its error document."""
+"""The id of the current request, for its log records and its error document."""
 
 
 def configure_logging(settings: LoggingSettings) -> None:
-    """Log to stderr, from the given level on, in the given format; a second call does nothing."""
+    """Log to stderr with the given level and format; a second call does nothing."""
     root = logging.getLogger()
     if root.handlers:
         return
@@ -21,13 +21,13 @@ def configure_logging(settings: LoggingSettings) -> None:
     handler.setFormatter(_json_formatter() if settings.format == "json" else _TextFormatter())
     root.addHandler(handler)
     root.setLevel(settings.level)
-    # Migrations that worked, and retries whose end is reported anyway.
+    # Silence successful migrations, and retries whose outcome is reported anyway.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def log_failure(logger: logging.Logger, level: int, what: str, exc: BaseException) -> None:
-    """Log an exception with its stack, but its message at level DEBUG only: it may quote data."""
+    """Log an exception with its stack; its message, which may quote data, only at level DEBUG."""
     stack = "".join(traceback.format_tb(exc.__traceback__)).rstrip()
     logger.log(level, "%s: %s\n%s", what, type(exc).__name__, stack)
     if logger.isEnabledFor(logging.DEBUG):
@@ -36,7 +36,7 @@ def log_failure(logger: logging.Logger, level: int, what: str, exc: BaseExceptio
 
 def _add_request_id(record: logging.LogRecord) -> bool:
     record.request_id = request_id.get()
-    record.__dict__.pop("color_message", None)  # uvicorn says the same twice
+    record.__dict__.pop("color_message", None)  # uvicorn's copy of the message with colours
     return True
 
 
@@ -51,7 +51,7 @@ class _TextFormatter(logging.Formatter):
 
 
 def _json_formatter() -> logging.Formatter:
-    """One JSON object a line: timestamp, level, logger, message, request_id, what else is there."""
+    """One JSON object per line: timestamp, level, logger, message, request_id and extra fields."""
     from pythonjsonlogger.json import JsonFormatter
 
     return JsonFormatter(

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the API, right with one worker and with several.
+"""Prometheus metrics of the API, for one worker or several.
 
 Several workers share files in a directory: see `serving.telemetry.metrics_directory`.
 """
@@ -22,17 +22,17 @@ from serving.telemetry import metrics_directory
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-# They double the number of series.
+# The `_created` series double the number of series.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 REQUESTS = Counter(
-    "http_requests", "Requests, by what was asked for and answered", ["method", "route", "status"]
+    "http_requests", "Requests by method, route and status", ["method", "route", "status"]
 )
 DURATION = Histogram(
     "http_request_duration_seconds",
-    "From head of request to end of answer",
+    "Time from the headers of a request to the end of its response",
     ["route"],
     buckets=_SECONDS,
 )
@@ -41,27 +41,31 @@ IN_PROGRESS = Gauge(
 )
 WAITING = Gauge(
     "predictions_waiting",
-    "Of those, not yet part of a call of the model",
+    "Predictions that wait for a call of the model",
     multiprocess_mode="livesum",
 )
 _COUNTS = (1, 2, 5, 10, 20, 50, 100, 1_000, 10_000, 100_000)
-ROWS = Histogram("prediction_rows", "Rows of a request", buckets=_COUNTS)
+ROWS = Histogram("prediction_rows", "Rows per request", buckets=_COUNTS)
 CALL_ROWS = Histogram(
-    "model_call_rows", "Rows of a call, of one request or several", buckets=_COUNTS
+    "model_call_rows",
+    "Rows per call of the model, which may serve several requests",
+    buckets=_COUNTS,
 )
-MODEL_SECONDS = Histogram("model_call_seconds", "Calls of the model", buckets=_SECONDS)
-FAILURES = Counter("model_failures", "Calls that failed, and rows that were refused", ["kind"])
+MODEL_SECONDS = Histogram("model_call_seconds", "Duration of calls of the model", buckets=_SECONDS)
+FAILURES = Counter(
+    "model_failures", "Failed calls of the model, and rows that it refused", ["kind"]
+)
 READY = Gauge("model_ready", "Workers with a model", multiprocess_mode="livesum")
 MODEL = Gauge(
     "model_info",
-    "1 for what is being served",
+    "1 for the model that is being served",
     ["model_version", "model_id", "run_id", "engine"],
     multiprocess_mode="livemax",
 )
 
 
 def latest() -> bytes:
-    """All metrics in Prometheus' text format, of all workers together."""
+    """All metrics of all workers in Prometheus' text format."""
     if directory := os.environ.get(metrics_directory.VARIABLE):
         _forget_dead_workers(Path(directory))
         registry = CollectorRegistry()
@@ -71,7 +75,7 @@ def latest() -> bytes:
 
 
 def _forget_dead_workers(directory: Path) -> None:
-    """Drop the gauges of workers that ended in whatever way; their counters stay in the sums."""
+    """Drop the gauges of workers that have ended; their counters stay in the sums."""
     for file in directory.glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
         try:

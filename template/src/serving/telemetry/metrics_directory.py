@@ -1,7 +1,7 @@
-"""The directory in which several workers add their metrics up; it lasts as long as they do.
+"""The directory in which several workers share their metrics; it exists as long as they run.
 
 Every process that uses it holds a lock, which the system releases however the process ends. The
-last one to leave removes the directory, and a start removes those that nobody was left to remove.
+last process to leave removes the directory, and each start removes abandoned ones.
 """
 
 import contextlib
@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Names the directory; prometheus-client reads it when it is imported."""
+"""The environment variable with the directory; prometheus-client reads it at import."""
 
 _PREFIX = "serving-metrics-"
 
 
 @contextlib.contextmanager
 def temporary_directory() -> Iterator[Path]:
-    """Make a directory and use it as long as the block runs."""
+    """Create a directory and use it while the block runs."""
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         _remove_if_unused(left)
-    # It gets its name when it is locked: until then another start would take it for a leftover.
+    # It gets its name once it is locked; before, another start would consider it abandoned.
     new = Path(tempfile.mkdtemp(prefix=f"new-{_PREFIX}"))
     directory = new.with_name(new.name.removeprefix("new-"))
     try:
@@ -35,7 +35,7 @@ def temporary_directory() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def in_use() -> Iterator[None]:
-    """Use the directory as long as the block runs, unless it is one that the operator has named."""
+    """Use the directory while the block runs, unless the operator has set it."""
     directory = Path(os.environ.get(VARIABLE, ""))
     if not directory.name.startswith(_PREFIX):
         yield
@@ -54,7 +54,7 @@ def _remove_if_unused(directory: Path) -> None:
 
 @contextlib.contextmanager
 def _lock(directory: Path, *, alone: bool = False) -> Iterator[None]:
-    """Lock the directory, with others or alone; raises `OSError` when others prevent the latter."""
+    """Lock the directory, shared or alone; raise `OSError` if others prevent a lock alone."""
     import fcntl  # Windows has none
 
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

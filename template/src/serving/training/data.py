@@ -1,4 +1,4 @@
-"""Training data: read, typed and split as the recipe says."""
+"""Read training data, give it types and split it, as the recipe says."""
 
 import re
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _CLASSES = ("string", "long", "boolean")
 
 @dataclass(frozen=True)
 class Dataset:
-    """The rows that have a target, with the type of every column that has a role."""
+    """The rows with a target, and the type of every column with a role."""
 
     features: pd.DataFrame
     """Shape (rows, features), with the dtypes that the served model will get."""
@@ -31,13 +31,13 @@ class Dataset:
     target_column: Column
     entity_columns: list[Column]
     time: "pd.Series[Any] | None"
-    """Shape (rows,): what a temporal split sorts by."""
+    """Shape (rows,): the column that a temporal split sorts by."""
     seen: Profile
-    """What was seen in each feature."""
+    """The profile of the features."""
     example: dict[str, Any]
-    """A request, as JSON has it: of typical values, with entities that are made up."""
+    """A request, as JSON values: typical features and made-up entities."""
     example_features: pd.DataFrame
-    """Its features, of shape (1, features)."""
+    """The example's features, of shape (1, features)."""
     dropped: int
     """How many rows were left out because they have no target."""
 
@@ -45,8 +45,8 @@ class Dataset:
 def load_dataset(recipe: Recipe, path: Path) -> Dataset:
     """Read the recipe's columns from a CSV or Parquet file.
 
-    Raises `DataError` naming the file and the column, when one is missing or has no usable type,
-    and `RecipeError` when the recipe's example does not fit the columns.
+    Raises `DataError` naming the file and the column if a column is missing or has no usable type,
+    and `RecipeError` if the recipe's example does not fit the columns.
     """
     interface = recipe.data.data_interface
     frame = read_table(path, as_text=interface.entity_columns)
@@ -94,11 +94,11 @@ def load_dataset(recipe: Recipe, path: Path) -> Dataset:
 
 
 def split(recipe: Recipe, data: Dataset, path: Path) -> dict[str, pd.Index]:
-    """Divide the rows into `train` and, where the recipe gives them a share, the other parts.
+    """Divide the rows into `train` and the other parts to which the recipe gives a share.
 
-    Random splits keep the classes' shares where there are rows enough.
+    Random splits are stratified by class if there are enough rows.
 
-    Raises `DataError` when a part would be empty.
+    Raises `DataError` if a part would be empty.
     """
     plan = recipe.data.split
     rows: Any = data.features.index
@@ -126,20 +126,20 @@ def split(recipe: Recipe, data: Dataset, path: Path) -> dict[str, pd.Index]:
 
 
 def _as_integers(keys: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Keys read as text, as integers if nothing is lost by it: `7` is one, `007` is not."""
+    """Convert keys read as text to integers if nothing is lost: `7` is one, `007` is not."""
     if not all(isinstance(key, str) and re.fullmatch(r"0|-?[1-9]\d{0,17}", key) for key in keys):
         return keys
     return keys.astype("int64")
 
 
 def _as_classes(target: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Whole numbers that pandas made floats, because some rows had none, as integers again."""
+    """Turn whole numbers, which pandas reads as floats if some are missing, back into integers."""
     is_whole = is_float_dtype(target.dtype) and np.equal(np.mod(target, 1), 0).all()
     return target.astype("int64") if is_whole else target
 
 
 def _time_columns(recipe: Recipe, frame: pd.DataFrame, path: Path) -> list[Column]:
-    """The column that a temporal split sorts by; it need not be a feature."""
+    """The column that a temporal split sorts by; it does not have to be a feature."""
     name = recipe.data.split.temporal_column
     if recipe.data.split.strategy != "temporal" or name is None:
         return []

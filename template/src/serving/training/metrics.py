@@ -32,7 +32,7 @@ _BY_TASK: dict[Task, dict[str, Metric]] = {
 
 
 def chosen_metrics(recipe: Recipe) -> dict[str, Metric]:
-    """The metrics that the recipe names, or all of its task.
+    """The metrics that the recipe names, or else all metrics of its task.
 
     Raises `RecipeError` for a name that the task does not have.
     """
@@ -54,8 +54,10 @@ def evaluate(
     parts: dict[str, pd.Index],
     chosen: dict[str, Metric],
 ) -> dict[str, float]:
-    """Each metric on each part of the data, as `part_metric`; those that are not finite are left
-    out (R2 of a single row, for instance)."""
+    """Each metric on each part of the data, as `part_metric`.
+
+    Values that are not finite are left out, for instance R2 of a single row.
+    """
     values = {}
     for part, rows in parts.items():
         predicted = pipeline.predict(features.loc[rows])

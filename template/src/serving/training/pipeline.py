@@ -40,12 +40,12 @@ _ANY_COLUMN = ("constant_fill", "transformer", *_ENCODERS)
 def build_pipeline(recipe: Recipe, columns: Sequence[Column]) -> Pipeline:
     """Make the unfitted pipeline for a table of these columns.
 
-    Every step works on single columns (polynomial features on those that share their steps), so
-    columns with the same steps go through one chain, and all chains through one
-    `ColumnTransformer`: a single call at serving time, whatever the number of steps.
+    Every step works on single columns (polynomial features work on columns with the same steps).
+    So columns with the same steps form one chain, and all chains form one `ColumnTransformer`: a
+    single call at serving time for any number of steps.
 
-    Raises `RecipeError` naming the key, when a step does not fit its columns or the estimator
-    cannot be made.
+    Raises `RecipeError` naming the key if a step does not fit its columns or the estimator cannot
+    be made.
     """
     steps = recipe.preprocessor.steps if recipe.preprocessor else []
     chains = _chains(steps, columns)
@@ -85,7 +85,7 @@ def build_estimator(model: Model) -> Any:
 
 
 def _check_names(estimator_class: Any, model: Model) -> None:
-    """Raise `RecipeError` for a hyperparameter that the constructor does not know."""
+    """Raise `RecipeError` for a hyperparameter that the constructor does not have."""
     try:
         parameters = inspect.signature(estimator_class).parameters
     except (TypeError, ValueError):  # not written in Python
@@ -104,8 +104,8 @@ def _check_names(estimator_class: Any, model: Model) -> None:
 def _import_class(class_path: str, key: str) -> Any:
     """Import a class by its qualified name.
 
-    Raises `RecipeError` naming the key and what is wrong, with file and line where that is in the
-    user's own package.
+    Raises `RecipeError` naming the key and what is wrong, with file and line if the error is in
+    the user's own package.
     """
     module_name, _, class_name = class_path.rpartition(".")
     if not module_name:
@@ -135,7 +135,7 @@ def _import_class(class_path: str, key: str) -> Any:
 
 
 def _similar_class(name: str, cutoff: float = 0.8) -> str | None:
-    """The full path of scikit-learn's class of this name, or of one that is much like it."""
+    """The full path of scikit-learn's class with this name, or a similar one."""
     classes = dict(all_estimators())
     nearest = difflib.get_close_matches(name, classes, n=1, cutoff=cutoff)
     if not nearest:
@@ -146,16 +146,16 @@ def _similar_class(name: str, cutoff: float = 0.8) -> str | None:
 
 
 def check_task(recipe: Recipe, estimator: Any) -> None:
-    """Raise `RecipeError` when the estimator says that it is for another task."""
+    """Raise `RecipeError` if the estimator says that it is for another task."""
     for task, is_for in ((Task.CLASSIFICATION, is_regressor), (Task.REGRESSION, is_classifier)):
-        # Estimators that are not scikit-learn's own may not say what they are for.
+        # Estimators of other libraries may not declare their type.
         tells = hasattr(estimator, "__sklearn_tags__")
         if recipe.task_choice is task and tells and is_for(estimator):
             raise RecipeError(f"model.class_path: '{recipe.model.class_path}' is not for {task}")
 
 
 def likely_cause(recipe: Recipe, columns: Sequence[Column]) -> str:
-    """A hint at what most estimators cannot take: text, or missing values, left as they are."""
+    """A hint at text or missing values that no step handles; most estimators do not accept them."""
     steps = recipe.preprocessor.steps if recipe.preprocessor else []
 
     def reached(column: Column, *types: str) -> bool:
@@ -177,7 +177,7 @@ def likely_cause(recipe: Recipe, columns: Sequence[Column]) -> str:
 
 
 Chain = tuple[int, ...]
-"""Positions in the recipe of the steps that a column goes through."""
+"""The steps that a column goes through, as positions in the recipe."""
 
 
 def _chains(steps: Sequence[Step], columns: Sequence[Column]) -> dict[tuple[Chain, str], list[str]]:
@@ -201,7 +201,7 @@ def _chains(steps: Sequence[Step], columns: Sequence[Column]) -> dict[tuple[Chai
                     f"preprocessor.steps.{index}: {step.type} needs numbers, "
                     f"but column '{column.name}' is text; encode it in an earlier step"
                 )
-            # What an own transformer makes of text is its own affair.
+            # A custom transformer may return anything for text.
             encoded = encoded or step.type in (*_ENCODERS, "transformer")
             chain.append(index)
         groups[tuple(chain), _kind(column)].append(column.name)
@@ -219,7 +219,7 @@ def _takes_text(step: Step) -> bool:
 
 
 def _suits(step: Step, column: Column) -> bool:
-    """Whether a step applies: to the columns that it names, or to all of its kind."""
+    """Whether a step applies: it names the column, or names none and suits its kind."""
     if step.columns is not None:
         return column.name in step.columns
     if step.type in _ENCODERS:
@@ -246,7 +246,7 @@ def _transformers(steps: Sequence[Step], chain: Chain, kind: str) -> list[Any]:
 def _as_numbers(kind: str) -> list[Any]:
     """Booleans as 0 and 1, date-times as seconds since 1970 (NaN where missing).
 
-    Written with pandas' own methods, so that the model loads where this project is not installed.
+    Uses pandas' own methods, so that the model loads without this project.
     """
     if kind == "boolean":
         return [FunctionTransformer(pd.DataFrame.astype, kw_args={"dtype": "float64"})]

@@ -1,4 +1,4 @@
-"""What training saw in each column, and the example of a request that is made of it."""
+"""What training saw in each column, and an example request made from it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,16 +11,18 @@ from serving.contract.columns import Column
 from serving.errors import RecipeError
 
 MOST_VALUES = 20
-"""Text with more different values than this is no category, and may be personal: not told."""
+"""Text with more distinct values than this is not a category. It may be personal, so the profile
+does not list its values."""
 FEWEST_ROWS = 5
-"""A text that fewer rows have may be about one person: not told."""
+"""A text in fewer rows than this may identify a person, so the profile does not list it."""
 
 Profile = dict[str, dict[str, Any]]
-"""By column, as JSON has it: `minimum` and `maximum`, or the `values` of a category; `typical`."""
+"""For each column, as JSON values: `minimum` and `maximum`, or the `values` of a category; and
+`typical`."""
 
 
 def profile(features: pd.DataFrame, columns: Sequence[Column]) -> Profile:
-    """Tell what was seen in each feature, for the API's documentation and its example."""
+    """Summarize what was seen in each feature, for the API's documentation and its example."""
     return {column.name: _seen(features[column.name].dropna(), column) for column in columns}
 
 
@@ -43,15 +45,15 @@ def _seen(values: "pd.Series[Any]", column: Column) -> dict[str, Any]:
 def make_example(
     own: Mapping[str, Any], columns: Sequence[Column], seen: Profile
 ) -> dict[str, Any]:
-    """Make a request, as JSON has it, that is no row of the data.
+    """Make a request, as JSON values, that is not a row of the data.
 
     Args:
-        own: values that the recipe gives.
-        columns: entities and features. Where there is neither a value of the recipe's nor a
-            typical one, it is made up.
+        own: values from the recipe.
+        columns: entities and features. The value of a column is that of the recipe, or else the
+            typical one, or else made up.
         seen: the profile of the features.
 
-    Raises `RecipeError` naming the column and the rule that a value of the recipe's breaks.
+    Raises `RecipeError` naming the column and the rule if a value from the recipe breaks one.
     """
     names = [column.name for column in columns]
     for name in own:

@@ -1,4 +1,4 @@
-"""Train: fit a recipe's pipeline on a data file and log it to MLflow, ready to be served."""
+"""Fit a recipe's pipeline on a data file and log it to MLflow, ready to be served."""
 
 import contextlib
 import logging
@@ -32,17 +32,17 @@ _TASKS = (Task.CLASSIFICATION, Task.REGRESSION)
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training run left in MLflow."""
+    """The result of a training run in MLflow."""
 
     run_id: str
     model_id: str
     rows: dict[str, int]
     """Rows in each part of the data."""
     dropped: int
-    """Rows left out because they have no target."""
+    """How many rows were left out because they have no target."""
     metrics: dict[str, float]
     compiled: str | None
-    """Whether the model was compiled, and why not; None where the recipe does not ask for it."""
+    """Whether the model was compiled, or why not; None if the recipe does not ask for it."""
 
 
 def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> TrainingResult:
@@ -53,9 +53,9 @@ def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> 
         settings: where to log it.
         data_path: a CSV or Parquet file; by default the recipe's `source_uri`.
 
-    What comes from the environment is logged as the `${VAR}` of the recipe.
+    Values from the environment are logged as the `${VAR}` of the recipe.
 
-    Raises a `ServingError` with one sentence for everything that the user can mend.
+    Raises a `ServingError` with one sentence for everything that the user can fix.
     """
     with hidden_values(recipe.texts_with_variables):
         return _train(recipe, settings, data_path)
@@ -103,7 +103,7 @@ def _train(recipe: Recipe, settings: Settings, data_path: Path | None) -> Traini
 
 
 def _check_stage(recipe: Recipe) -> None:
-    """Refuse to compile, before anything is trained, in a project without that stage."""
+    """Before training, raise `RecipeError` if the project lacks the stage that compiles."""
     if not recipe.model.compile or find_spec("serving.compilation"):
         return
     stages = ["api", "training", *(["inference"] if find_spec("serving.inference") else [])]
@@ -121,7 +121,7 @@ def _source(recipe: Recipe) -> Path:
         )
     if "://" in uri:
         raise RecipeError(
-            f"data.loader.source_uri: '{redact(uri)}': is an address; "
+            f"data.loader.source_uri: '{redact(uri)}' is an address; "
             "give the path of a CSV or Parquet file on this machine"
         )
     if uri.endswith((".sql", ".sql.j2")):
@@ -133,7 +133,7 @@ def _source(recipe: Recipe) -> Path:
 
 def _open_experiment(settings: Settings) -> Any:
     if (file := file_of(settings.mlflow.tracking_uri)) and (old := follow_move(file)):
-        logger.info("the project was moved: MLflow's paths began with %s, and were changed", old)
+        logger.info("the project was moved: MLflow's paths to %s have been updated", old)
     mlflow = tracking.connect(settings)
     try:
         mlflow.set_experiment(settings.mlflow.experiment_name)
@@ -173,9 +173,9 @@ def _fit(pipeline: Any, recipe: Recipe, data: Dataset, rows: Any) -> None:
 
 
 def _check_made_up(pipeline: Any, data: Dataset, rows: Any) -> None:
-    """Let the steps before the estimator look at made-up values, before the estimator is fitted.
+    """Try made-up values on the steps before the estimator, before the estimator is fitted.
 
-    An encoder that refuses what it does not know refuses them; a long fit would be lost.
+    An encoder that refuses unknown values would refuse them only after a long fit.
     """
     if not _made_up(data) or len(pipeline.steps) < 2:
         return
@@ -185,13 +185,13 @@ def _check_made_up(pipeline: Any, data: Dataset, rows: Any) -> None:
     try:
         steps.fit(data.features.loc[rows], data.target.loc[rows])
     except Exception:
-        return  # fitting the whole says what is wrong
+        return  # fitting the whole pipeline will say what is wrong
     with _blaming_the_example(data):
         steps.transform(data.example_features)
 
 
 def _ask(pipeline: Any, data: Dataset) -> None:
-    """Predict the example, on which a model that refuses values it does not know may fail."""
+    """Predict the example; a model that refuses unknown values may fail on it."""
     with _blaming_the_example(data):
         pipeline.predict(data.example_features)
 
@@ -203,10 +203,10 @@ def _blaming_the_example(data: Dataset) -> Iterator[None]:
     except Exception as exc:
         logger.debug("the example failed", exc_info=True)
         made_up = _made_up(data)
-        hint = f" (made up are those of {', '.join(made_up)})" if made_up else ""
+        hint = f" (the values of {', '.join(made_up)} are made up)" if made_up else ""
         raise RecipeError(
             f"data.example: the model fails on the API's example: {first_line(exc)}; "
-            f"give values that it takes{hint}"
+            f"give values that it accepts{hint}"
         ) from exc
 
 
@@ -242,17 +242,17 @@ def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
 
     output = "double" if recipe.task_choice is Task.REGRESSION else data.target_column.type
     with warnings.catch_warnings():
-        # Integer columns cannot be null: the request schema says so to every caller.
+        # The request schema already tells callers that integer columns cannot be null.
         warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer")
         info = mlflow.sklearn.log_model(
             pipeline,
             name="model",
-            # Any estimator can be pickled; MLflow's default, skops, refuses many.
+            # Pickle works for every estimator; MLflow's default, skops, refuses many.
             serialization_format="cloudpickle",
             signature=ModelSignature(
                 inputs=schema(*data.feature_columns), outputs=Schema([ColSpec(output)])
             ),
-            input_example=data.example_features,  # anybody who sees the run sees it
+            input_example=data.example_features,  # visible to everybody who can see the run
             pip_requirements=_requirements(recipe),
             metadata={
                 RECIPE: recipe.as_written(),
@@ -265,7 +265,7 @@ def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
 
 
 def _requirements(recipe: Recipe) -> list[str]:
-    """What the logged model needs elsewhere; said here, since MLflow's guess takes a minute."""
+    """The logged model's requirements, given here because MLflow's guess takes a minute."""
     package = recipe.model.class_path.partition(".")[0]
     own = packages_distributions().get(package, [])
     names = {"mlflow-skinny", "numpy", "pandas", "scikit-learn", *own}
@@ -279,7 +279,7 @@ def _settings_of(run_id: str, settings: Settings) -> Settings:
 
 
 def _prove(settings: Settings) -> None:
-    """Load the logged model as the server does, which predicts its example to warm up."""
+    """Load the logged model as the server does: warming up predicts the example."""
     try:
         load_model(settings, engine="native")
     except ServingError as exc:
@@ -287,7 +287,7 @@ def _prove(settings: Settings) -> None:
 
 
 def _compile(settings: Settings, recipe: Recipe, data_path: Path | None) -> str:
-    """Compile the model; one that cannot be is served as it is."""
+    """Compile the model; a model that cannot be compiled is served as it is."""
     from serving.compilation.compiler import compile_model
 
     try:

@@ -1,7 +1,7 @@
-"""`/docs`: Swagger UI, from files that the server has itself, so that it works without internet.
+"""`/docs`: Swagger UI, served from local files, so that it works without internet.
 
-Nothing here is secret, and all of it is open without a key. The page asks for the key, and reads
-the OpenAPI document with it.
+Nothing here is secret, and all of it is open without a key. The page asks for the key and sends it
+to read the OpenAPI document.
 """
 
 import asyncio
@@ -31,19 +31,19 @@ _FILES = {
     "page.js": (__name__, "text/javascript"),
     "page.css": (__name__, "text/css"),
 }
-"""The package and the media type of each file. The names are those of routes: no path is ever made
-of what a caller sends."""
+"""The package and the media type of each file. The names are fixed routes: no file path is ever
+built from a caller's input."""
 
 FILES = frozenset(f"{PAGE}/{name}" for name in _FILES)
-"""Their paths."""
+"""The URL paths of the files."""
 
 PATHS = FILES | {PAGE}
 
 PIECE_BYTES = 65_536
-"""Files are sent in pieces of this size: no more of them waits in memory for a caller."""
+"""Files are sent in pieces of this size, so that a slow caller keeps little in memory."""
 
 MOST_DOWNLOADS = 50
-"""Files that are being sent at a time; more of them are refused (503)."""
+"""Most files that are sent at a time; more are refused (503)."""
 
 _SECURITY_POLICY = "; ".join(
     (
@@ -60,9 +60,9 @@ _SECURITY_POLICY = "; ".join(
 
 
 def add_routes(app: FastAPI, settings: ServingSettings) -> None:
-    """Add the page and its files, as plain routes: the application's dependencies are not theirs.
+    """Add the page and its files as plain routes, without the application's dependencies.
 
-    They are in no OpenAPI document.
+    The OpenAPI document does not list them.
     """
     template = Template(files(__name__).joinpath("page.html").read_text(encoding="utf-8"))
     header = settings.api_key_header if settings.api_key else ""
@@ -80,7 +80,7 @@ def add_routes(app: FastAPI, settings: ServingSettings) -> None:
 
 
 def add_redirect(app: FastAPI) -> bool:
-    """Let `/` lead to the page, unless a route of the user's has that path; return whether."""
+    """Redirect `/` to the page, unless the user has a route there; return whether it does."""
     scope = {"type": "http", "path": "/", "method": "GET", "root_path": "", "headers": []}
     if any(route.matches(scope)[0] is not Match.NONE for route in app.router.routes):
         return False
@@ -107,30 +107,30 @@ class _File:
         self._tag = ""
 
     async def answer(self, request: Request) -> Response:
-        """The file, or 304 where the caller has it."""
+        """The file, or 304 if the caller has it already."""
         async with self._lock:
             if not self._tag:
                 await run_in_threadpool(self._read)
         headers = {
-            "Cache-Control": "no-cache",  # kept, but asked for again: an update is seen at once
+            "Cache-Control": "no-cache",  # cached, but revalidated: an update is seen at once
             "ETag": self._tag,
         }
         known = request.headers.get("if-none-match", "")
         if self._tag in [tag.strip() for tag in known.split(",")]:
             return Response(status_code=304, headers=headers)
-        # Every browser takes it, and callers who take nothing leave less in the kernel's buffers.
+        # Every browser accepts it, and slow callers fill less of the kernel's buffers.
         headers["Content-Encoding"] = "gzip"
         return _Pieces(self._content, headers, self._media_type, self._downloads)
 
     def _read(self) -> None:
         plain = files(self._package).joinpath(self._name).read_bytes()
         self._content = gzip.compress(plain)
-        # Weak, as a proxy may compress it in another way.
+        # Weak, because a proxy may compress the file differently.
         self._tag = f'W/"{hashlib.sha256(plain).hexdigest()[:32]}"'
 
 
 class _Pieces(Response):
-    """Content that all callers share, sent in pieces as fast as each of them takes it."""
+    """Content shared by all callers, sent in pieces as fast as each caller reads it."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class _Pieces(Response):
         self._downloads = downloads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises `Overloaded` before anything is sent when too many files are being sent."""
+        """Raise `Overloaded` before sending anything, if too many files are being sent."""
         if self._downloads.locked():
             raise Overloaded("too many files are being sent")
         async with self._downloads:
@@ -158,5 +158,5 @@ class _Pieces(Response):
             for start in range(0, len(content), PIECE_BYTES):
                 piece = bytes(content[start : start + PIECE_BYTES])
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                await asyncio.sleep(0)  # in which it is written
+                await asyncio.sleep(0)  # lets the transport write it
             await send({"type": "http.response.body"})
