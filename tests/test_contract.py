@@ -18,7 +18,7 @@ from serving import client, serve, wait_for_workers
 pytestmark = pytest.mark.slow
 
 MODELS = ("classes", "forest", "outputs", "clusters", "quantiles")
-EXAMPLES = 250 if LONG else 75
+EXAMPLES = 250 if LONG else 40
 CASES = 3.6 * EXAMPLES
 """The fewest requests that are generated for each model and for the example."""
 MALFORMED = 10_000

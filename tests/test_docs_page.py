@@ -3,12 +3,15 @@
 The tests write screenshots into build/docs-page/.
 """
 
+import contextlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 import pytest
@@ -32,17 +35,17 @@ SECONDS = 20
 
 
 class Page:
-    """The browser, showing the page of one server."""
+    """The browser, showing the page of one server, which may be behind a proxy."""
 
-    def __init__(self, browser: Chrome, http: httpx.Client) -> None:
+    def __init__(self, browser: Chrome, address: httpx.URL) -> None:
         self.browser = browser
-        self.address = str(http.base_url)
+        self.address = str(address)
         self.wait = WebDriverWait(browser, SECONDS)
 
     def open(self) -> None:
         """Open the address that the server printed, as a user would."""
         self.browser.get(self.address)
-        assert urlsplit(self.browser.current_url).path == "/docs"
+        assert self.browser.current_url == urljoin(self.address, "docs")
 
     def see(self, selector: str) -> WebElement:
         """Wait until the element is visible."""
@@ -142,11 +145,47 @@ def browser(programs: tuple[str, str], tmp_path: Path) -> Iterator[Chrome]:
     browser.quit()
 
 
+@contextlib.contextmanager
+def proxy(http: httpx.Client, prefix: str) -> Iterator[httpx.URL]:
+    """Serve the API below a prefix, which its requests lose, and nothing elsewhere."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def forward(self) -> None:
+            if not self.path.startswith(prefix):
+                self.send_error(404)
+                return
+            headers = {
+                name: value for name, value in self.headers.items() if name.lower() != "host"
+            }
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            path = self.path.removeprefix(prefix.rstrip("/"))
+            with http.stream(self.command, path, headers=headers, content=body) as answer:
+                self.send_response_only(answer.status_code)
+                for name, value in answer.headers.multi_items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.writelines(answer.iter_raw())
+
+        do_GET = do_POST = forward
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield httpx.URL(f"http://127.0.0.1:{server.server_port}{prefix}")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def test_the_example_is_predicted_by_clicking(
     project: Path, penguins: str, browser: Chrome
 ) -> None:
     with serve(project, "--model-uri", logged_model(project, penguins)) as http:
-        page = Page(browser, http)
+        page = Page(browser, http.base_url)
         page.open()
         page.read(".info .title", "penguins")
         page.read(".info", "Species of a penguin from its measurements")
@@ -172,7 +211,7 @@ def test_the_key_is_asked_for_once_and_stays_in_the_tab(
         API_KEY=KEY,
         API_KEY_HEADER="X-Token",
     ) as http:
-        page = Page(browser, http)
+        page = Page(browser, http.base_url)
         page.open()
         page.see("#key")
         page.screenshot("with-key-asked")
@@ -203,6 +242,17 @@ def test_the_key_is_asked_for_once_and_stays_in_the_tab(
             kept = browser.execute_script(f"return JSON.stringify({place})")
             assert KEY not in kept
 
+        with proxy(http, "/team/") as address:
+            behind = Page(browser, address)
+            behind.open()
+            behind.enter(KEY)
+            assert behind.execute_example()["prediction"]
+            assert behind.console() == []
+            urls = [str(request["url"]) for request in behind.requests()]
+            assert f"{address}predict" in urls
+            assert all(url.startswith(str(address)) for url in urls), urls
+
+        page.open()
         tab = browser.current_window_handle
         browser.switch_to.new_window("tab")
         page.open()

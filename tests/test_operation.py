@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -275,44 +276,33 @@ def test_a_start_removes_what_killed_servers_have_left(
         assert "model_ready 2.0" in http.get("/metrics").text
 
 
-def test_the_command_that_training_prints_opens_mlflows_ui(project: Path) -> None:
-    output = uv("run", "mmp", "train", cwd=project).stdout
-    run_id = output.partition("run_id: ")[2].split()[0]
-    assert f"Next: uv run mmp serve-api --run-id {run_id}\n" in output
-    _, *command = output.partition("MLflow's UI: ")[2].split()
+def test_the_documented_command_opens_mlflows_ui(project: Path, penguins: str) -> None:
+    """It is the command that `mmp train` prints, as the framework's tests show."""
+    page = (project / "docs/development.md").read_text()
+    [command] = re.findall(r"^uv (run .* mlflow ui .*)$", page, re.MULTILINE)
     url = f"http://127.0.0.1:{free_port()}"
-    arguments = (*command, "--port", url.rpartition(":")[2])
+    arguments = (*command.split(), "--workers", "1", "--port", url.rpartition(":")[2])
     with running(find_uv_bin(), *arguments, cwd=project, url=f"{url}/health"):
         assert "<title>MLflow</title>" in httpx.get(url, trust_env=False).text
-        asked = {"run_id": run_id}
+        asked = {"run_id": penguins}
         address = f"{url}/api/2.0/mlflow/runs/get"
         found = httpx.get(address, params=asked, trust_env=False, timeout=60).json()
-        assert found["run"]["info"]["run_id"] == run_id
+        assert found["run"]["info"]["run_id"] == penguins
 
 
-def test_a_tracking_server_does_not_have_the_run(
-    project: Path, mlflow: Path, tmp_path: Path
-) -> None:
-    """The server answers, so the command does not wait; and it names the server's latest run."""
-    uri = f"http://127.0.0.1:{free_port()}"
-    command = (mlflow, "server", "--port", uri.rpartition(":")[2], "--workers", "1")
-    store = ("--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--serve-artifacts")
-    files = ("--artifacts-destination", tmp_path / "artifacts")
-    with running(*command, *store, *files, cwd=tmp_path, url=f"{uri}/health"):
-        mmp, environment = project / ".venv/bin/mmp", {"MLFLOW_TRACKING_URI": uri}
-        output = run(mmp, "train", cwd=project, env=environment).stdout
-        run_id = output.partition("run_id: ")[2].split()[0]
-        with serve(project, "--run-id", "0" * 32, settled=503, MLFLOW_TRACKING_URI=uri) as http:
-            assert "the store has no such model" in http.get("/ready").json()["detail"]
-            assert http.get("/health").status_code == 200
-        assert f"latest runs with a model: {run_id}" in (project / "server.log").read_text()
-        listed = run(mmp, "runs", cwd=project, env=environment).stdout.splitlines()
-        assert listed[1].split()[0] == run_id
-        assert listed[1].split()[-1] == "yes"
-        with serve(
-            project, "--run-id", "latest", "--workers", "2", MLFLOW_TRACKING_URI=uri
-        ) as http:
-            assert http.get("/model").json()["run_id"] == run_id
+def check_that_runs_are_found(project: Path, uri: str, run_id: str) -> None:
+    """Check what is said of a missing run, and that the only run is the latest."""
+    with serve(project, "--run-id", "0" * 32, settled=503, MLFLOW_TRACKING_URI=uri) as http:
+        assert "the store has no such model" in http.get("/ready").json()["detail"]
+        assert http.get("/health").status_code == 200
+    assert f"latest runs with a model: {run_id}" in (project / "server.log").read_text()
+    environment = {"MLFLOW_TRACKING_URI": uri}
+    listed = run(project / ".venv/bin/mmp", "runs", cwd=project, env=environment).stdout
+    assert listed.splitlines()[1].split()[0] == run_id
+    assert listed.splitlines()[1].split()[-1] == "yes"
+    options = ("--run-id", "latest", "--workers", "2")
+    with serve(project, *options, MLFLOW_TRACKING_URI=uri) as http:
+        assert http.get("/model").json()["run_id"] == run_id
 
 
 def test_a_tracking_server_may_come_late_go_away_and_come_back(
@@ -346,6 +336,7 @@ def test_a_tracking_server_may_come_late_go_away_and_come_back(
             project / ".venv/bin/mmp", "train", cwd=project, env={"MLFLOW_TRACKING_URI": uri}
         ).stdout
         run_id = output.partition("run_id: ")[2].split()[0]
+        check_that_runs_are_found(project, uri, run_id)
 
     options = ("--port", str(api), "--run-id", run_id)
     server = start(project, log, *options, **environment)

@@ -256,7 +256,7 @@ def test_commands_of_the_templates_readme(template: Path, tmp_path: Path) -> Non
             assert "run_id: " in output
             _, options = last.split(" serve-api ")
             with serve(home / "myproj", *options.split()) as http:
-                asked = curl.replace("http://127.0.0.1:8000/", str(http.base_url))
+                asked = curl.replace("http://127.0.0.1:8000", str(http.base_url).rstrip("/"))
                 assert '"prediction":"Adelie"' in run("bash", "-c", asked, cwd=home).stdout
         assert (home / "myproj/README.md").exists()
 

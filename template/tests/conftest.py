@@ -14,9 +14,7 @@ from serving.config.settings import (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that updates the committed OpenAPI documents."""
-    parser.addoption(
-        "--renew-openapi", action="store_true", help="update recipes/*.openapi.json"
-    )
+    parser.addoption("--renew-openapi", action="store_true", help="update recipes/*.openapi.json")
 
 
 @pytest.fixture(autouse=True, scope="session")

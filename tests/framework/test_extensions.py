@@ -447,6 +447,35 @@ def test_a_caller_cannot_make_up_metrics_below_a_mount(
         assert "made-up" not in client.get("/metrics").text
 
 
+def test_only_an_unknown_path_is_called_unknown(
+    custom: Path, model_directory: Path, tmp_path: Path
+) -> None:
+    write(
+        custom,
+        "api.py",
+        """
+        from fastapi import APIRouter, HTTPException
+        from starlette.staticfiles import StaticFiles
+
+        def extend(app):
+            def find(name: str):
+                raise HTTPException(404)
+
+            app.add_api_route("/things/{name}", find)
+            router = APIRouter(prefix="/own")
+            router.add_api_route("/things/{name}", find)
+            app.include_router(router)
+            app.mount("/static", StaticFiles(directory="."))
+        """,
+    )
+    with client_of(app_with(model_directory, tmp_path)) as client:
+        for path in ("/things/a", "/own/things/a", "/static/a"):
+            answer = client.get(path)
+            assert (answer.status_code, answer.json()["detail"]) == (404, "Not Found"), path
+        for path in ("/thing", "/own/thing", "/own"):
+            assert client.get(path).json()["detail"].startswith("there is no such path; /docs")
+
+
 WRONG_HOOKS = [
     pytest.param("return rows[1:]", r"prediction\.py:\d+: before_predict returned 0 rows for 1"),
     pytest.param("return rows[0]", r"before_predict must return a list of dictionaries"),

@@ -24,9 +24,11 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @contextlib.contextmanager
-def served() -> Iterator[tuple[int, uvicorn.Server]]:
+def served(send_buffer: int = 0) -> Iterator[tuple[int, uvicorn.Server]]:
     """Run a server of `answer` in a thread; return its port and the server."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        if send_buffer:  # connections inherit it
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         options = {"http": protocol.Protocol, "lifespan": "off", "log_level": "error"}
         server = uvicorn.Server(uvicorn.Config(answer, **options))  # type: ignore[arg-type]  # mixed
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
@@ -104,6 +106,26 @@ def test_an_answer_that_nobody_reads_is_dropped() -> None:
             while chunk := connection.recv(1_000_000):
                 count += len(chunk)
     assert count < len(LARGE)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_answer_that_is_read_in_drops_is_dropped() -> None:
+    """Something is read in each period, but too little.
+
+    The small buffer lets the server see small steps.
+    """
+    with served(send_buffer=16_384) as (port, server), socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        reads = 0
+        while reads < 1 or server.server_state.connections:  # until the server gives up
+            assert connection.recv(2000)
+            reads += 1
+            assert reads < 100, "the server has held the answer for ten stalls"
+            threading.Event().wait(0.05)
+    assert reads > 1
 
 
 @pytest.mark.usefixtures("impatient")

@@ -1,11 +1,14 @@
 """A real MLflow store, read with SQLite and through MLflow, gives the same answers."""
 
+import contextlib
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,16 +17,22 @@ import pytest
 from conftest import wait_until_loaded
 from fastapi.testclient import TestClient
 from serving.api.app import create_app
-from serving.api.server import serve
+from serving.api.server import _choose_run
 from serving.commands import runs as runs_command
-from serving.commands._next import STARTED_BY, serve_command
-from serving.config.settings import MLflowSettings, ServingSettings, Settings
+from serving.commands._next import STARTED_BY, serve_command, ui_command
+from serving.config.settings import DEFAULT_CONFIG, MLflowSettings, ServingSettings, Settings
 from serving.errors import ModelNotFound
 from serving.model.loading import load_model
 from serving.store import finding, mlmodel
 from serving.store.finding import find_local_model, find_model
 from serving.store.runs import Store
-from serving.store.sqlite import NotUnderstood, SqliteStore, file_of, follow_move
+from serving.store.sqlite import (
+    NotUnderstood,
+    SqliteStore,
+    file_of,
+    follow_move,
+    is_relative,
+)
 from serving.store.tracking import TrackingStore
 
 EXPERIMENT = "flowers"
@@ -93,7 +102,7 @@ def store(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> An
         mlflow.MlflowClient().log_artifacts(made.older, str(model_directory), "model")
         made.named = log("named", "iris-model")
         made.without = log("without")
-        made.failed = log("failed", "model", status="FAILED")
+        made.failed = log("broken", "model", status="FAILED")
         made.deleted = log("deleted", "model")
         mlflow.delete_run(made.deleted)
         mlflow.register_model(f"runs:/{made.usual}/model", "iris")
@@ -220,7 +229,7 @@ def problems(store: Any) -> dict[str, tuple[dict[str, str], str]]:
         "unknown": (
             {"model_run_id": "0" * 32},
             f"there is no run '{'0' * 32}' in {uri}; the latest runs with a model: "
-            f"{store.failed} (failed), {store.named} (named), {store.older} (older); "
+            f"{store.failed} (broken), {store.named} (named), {store.older} (older); "
             "'mmp runs' lists more",
         ),
         "unknown in a URI": ({"model_uri": "runs:/abc/model"}, f"there is no run 'abc' in {uri}; "),
@@ -261,6 +270,7 @@ def test_a_missing_model_is_reported_at_once(
         ("models:/nothing/1", "has no model 'nothing/1'"),
         ("models:/iris@nobody", "has no model 'iris' with the alias 'nobody'"),
         ("models:/m-1", "there is no logged model m-1"),
+        ("models:/iris", "models:/iris has no version; write models:/iris/VERSION or"),
     ],
 )
 def test_an_unregistered_model_is_reported_at_once(store: Any, uri: str, message: str) -> None:
@@ -272,9 +282,9 @@ def test_a_server_of_a_local_store_does_not_start_without_its_model(
     store: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelNotFound, match="there is no run 'abc'"):
-        serve(settings_of(store.project, model_run_id="abc"))
+        _choose_run(settings_of(store.project, model_run_id="abc"))
     with pytest.raises(ModelNotFound, match="there is no MLflow store at"):
-        serve(settings_of(tmp_path, model_run_id="abc"))
+        _choose_run(settings_of(tmp_path, model_run_id="abc"))
     assert not list(tmp_path.iterdir())
 
 
@@ -291,16 +301,14 @@ def test_a_server_does_not_try_again_what_the_store_does_not_have(
 
 
 def test_all_workers_serve_the_same_latest_run(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from serving.api import server
-
     for workers in (1, 2):
         monkeypatch.setenv("MODEL_RUN_ID", "latest")
         settings = settings_of(store.project, model_run_id="latest", workers=workers)
-        server._choose_run(settings)
+        _choose_run(settings)
         assert os.environ["MODEL_RUN_ID"] == store.named
     monkeypatch.setattr(finding, "file_of", lambda _: None)
     monkeypatch.setenv("MODEL_RUN_ID", "latest")
-    server._choose_run(settings)
+    _choose_run(settings)
     assert os.environ["MODEL_RUN_ID"] == store.named
 
 
@@ -370,6 +378,70 @@ def test_a_project_may_be_moved_or_copied(
     for uri in uris(store):
         assert mlmodel.read(mlflow.model(uri).path).is_sklearn
     _same(SqliteStore(moved / "mlflow.db"), mlflow)
+
+
+@pytest.mark.parametrize("by", ["a link", "two dots"])
+def test_another_name_of_the_same_directory_is_not_a_move(
+    store: Any, tmp_path: Path, by: str
+) -> None:
+    (tmp_path / "link").symlink_to(store.project)
+    other = tmp_path / "link" if by == "a link" else store.project / "mlruns" / ".."
+    assert follow_move(other / "mlflow.db") is None
+
+
+def test_a_model_that_was_not_copied_is_used_where_it_is(store: Any, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copies(store.project, copy)
+    uri = f"runs:/{store.usual}/model"
+    with SqliteStore(copy / "mlflow.db") as quick:
+        shutil.rmtree(quick.model(uri).path.parent)
+    follow_move(copy / "mlflow.db")
+    with SqliteStore(copy / "mlflow.db") as quick:
+        assert quick.model(uri).path.is_relative_to(store.project)
+        assert quick.model(f"runs:/{store.named}/iris-model").path.is_relative_to(copy)
+
+
+def test_one_lost_model_does_not_hide_the_other_runs(
+    store: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import sqlite3
+
+    shutil.copy(store.project / "mlflow.db", tmp_path)
+    connection = sqlite3.connect(tmp_path / "mlflow.db")
+    where = "UPDATE logged_models SET artifact_location = ? WHERE source_run_id = ?"
+    connection.execute(where, ("s3://bucket/model", store.usual))
+    connection.execute(where, ("/nowhere/model", store.named))
+    connection.commit()
+    connection.close()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs_command.run(count=99)
+    compiled = {line.split()[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines()}
+    assert (compiled[store.usual], compiled[store.named]) == ("?", "?")
+    assert compiled[store.several] == "no"
+
+
+def test_a_registry_of_its_own_is_left_to_mlflow(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(tmp_path, model_uri="models:/iris@champion")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{store.project / 'mlflow.db'}")
+    assert find_local_model(settings) is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["models:/iris/99999999999999999999", "models:/iris/\u00b2", "models://[x/1", "runs://a@b/c"],
+)
+def test_a_strange_uri_is_left_to_mlflow(store: Any, uri: str) -> None:
+    assert find_local_model(settings_of(store.project, model_uri=uri)) is None
+
+
+def test_only_a_relative_path_is_the_projects_own_store() -> None:
+    uris = ("sqlite:///mlflow.db", "sqlite:////srv/mlflow.db", "http://localhost")
+    assert [is_relative(uri) for uri in uris] == [True, False, False]
 
 
 def _same(one: Store, other: Store) -> None:
@@ -443,15 +515,38 @@ def test_runs_are_listed(
     starts = {
         line.index(word) for line in lines for word in ("finished", "failed ") if word in line
     }
-    assert len(starts) <= 2
+    assert len(starts) == 1
+
+
+def test_names_cannot_control_the_terminal(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copy(store.project / "mlflow.db", tmp_path)
+    with contextlib.closing(sqlite3.connect(copy)) as database, database:
+        name = "a\x1b[2J\nb\u202ec \u00e9"
+        database.execute("UPDATE params SET value = ? WHERE key = 'recipe'", [name])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}")
+    runs_command.run(count=1)
+    _, line = capsys.readouterr().out.splitlines()
+    assert "  a?[2J?b?c \u00e9  " in line
+    assert line.isprintable()
 
 
 def test_next_is_right_where_the_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = partial(serve_command, config_path=DEFAULT_CONFIG)
     monkeypatch.delenv(STARTED_BY, raising=False)
-    assert serve_command(run_id="a") == "uv run mmp serve-api --run-id a"
-    assert serve_command(model_uri="b") == "uv run mmp serve-api --model-uri b"
+    assert command(run_id="a") == "uv run mmp serve-api --run-id a"
+    ui = "uv run --isolated --only-group mlflow mlflow ui --backend-store-uri"
+    assert ui_command("sqlite:///mlflow.db") == f"{ui} sqlite:///mlflow.db"
+    assert ui_command("sqlite:///my store/mlflow.db") == f"{ui} 'sqlite:///my store/mlflow.db'"
+    assert ui_command("http://127.0.0.1:5000") is None
+    assert command(model_uri="my model") == "uv run mmp serve-api --model-uri 'my model'"
+    other = serve_command(config_path=Path("my configs/a.yaml"), run_id="a")
+    assert other == "uv run mmp serve-api --run-id a --config-path 'my configs/a.yaml'"
     monkeypatch.setenv(STARTED_BY, "compose")
-    command = "MODEL_RUN_ID=a docker compose up -d --build --wait api"
-    assert serve_command(run_id="a") == command
+    up = "docker compose up -d --build --wait api"
+    assert command(run_id="a") == f"MODEL_RUN_ID=a {up}"
+    assert command(model_uri="a;b") == f"MODEL_URI='a;b' {up}"
     monkeypatch.setenv(STARTED_BY, "container")
-    assert "MODEL_RUN_ID=a" in serve_command(run_id="a")
+    assert "MODEL_RUN_ID=a" in command(run_id="a")
+    assert ui_command("sqlite:///mlflow.db") is None

@@ -144,19 +144,21 @@ def install(app: FastAPI) -> None:
         return ProblemError(_status(exc.status), str(exc)).response()
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, exc: HTTPException) -> Response:
+    async def http_error(request: Request, exc: HTTPException) -> Response:
         status = _status(exc.status_code)
-        detail = exc.detail if exc.detail != status.phrase else _described(status, exc.headers)
+        detail = exc.detail
+        if detail == status.phrase:  # it says nothing more than the status
+            detail = _described(request, status, exc.headers)
         return ProblemError(status, str(detail or phrase(status)), None, exc.headers).response()
 
 
-def _described(status: HTTPStatus, headers: Mapping[str, str] | None) -> str:
-    """A sentence for an error whose detail only repeats its status."""
-    if status is HTTPStatus.NOT_FOUND:
+def _described(request: Request, status: HTTPStatus, headers: Mapping[str, str] | None) -> str:
+    """A sentence for an error that the router raises, and nothing for one of the user's code."""
+    if status is HTTPStatus.NOT_FOUND and "endpoint" not in request.scope:  # no route matched
         return "there is no such path; /docs lists all paths, and none of them ends with /"
     if status is HTTPStatus.METHOD_NOT_ALLOWED and headers and (allowed := headers.get("Allow")):
         return f"this path does not accept this method; use {allowed}"
-    return status.description
+    return ""
 
 
 def _status(code: int) -> HTTPStatus:

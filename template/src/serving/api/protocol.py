@@ -20,7 +20,10 @@ MOST_PIPELINED = 100
 
 STALLED_SECONDS = 30
 """A connection is closed when its caller takes longer to send the headers of a request, or reads
-nothing of its response for this long."""
+less than `LEAST_BYTES` of its response in this time."""
+
+LEAST_BYTES = 32_768
+"""A response of any size is held for a limited time, because its caller reads at least 1 KB/s."""
 
 
 class _HeadTooLarge(Exception):
@@ -38,7 +41,7 @@ class Protocol(HttpToolsProtocol):
       write instead of two saves a tenth of the cost of a small response.
     - The headers of a request have a limit (431), and so does the number of pipelined requests.
       uvicorn reads more pipelined requests with each response that it sends.
-    - A connection is closed when its caller does not send headers or does not read a response.
+    - A connection is closed when its caller is too slow to send headers or to read a response.
     - When the server stops, an idle connection stays open a little longer.
     """
 
@@ -167,16 +170,17 @@ class Protocol(HttpToolsProtocol):
         super().timeout_keep_alive_handler()
         self._watch_answer()
 
-    def _watch_answer(self, taken_before: int | None = None) -> None:
-        """Cut the connection if the caller has not read any more bytes since the last check."""
+    def _watch_answer(self, least: int = 0) -> None:
+        """Cut the connection if the caller has read less than `least` bytes of all responses."""
         waiting = self.transport.get_write_buffer_size()
         taken = self._one_write.written - waiting
-        if taken == taken_before:
+        if taken < least:
             self.transport.abort()
         elif waiting:
             if self._write_timer is not None:
                 self._write_timer.cancel()
-            self._write_timer = self.loop.call_later(STALLED_SECONDS, self._watch_answer, taken)
+            least = taken + min(waiting, LEAST_BYTES)
+            self._write_timer = self.loop.call_later(STALLED_SECONDS, self._watch_answer, least)
 
     def shutdown(self) -> None:
         """Close the connection when the server stops, but answer a request that is on its way.

@@ -17,7 +17,7 @@ from serving.api.protocol import Protocol
 from serving.config.settings import Settings
 from serving.errors import ConfigError
 from serving.runtime.draining import ALL_STOP
-from serving.store.finding import ask_store, find_local_model, latest_run
+from serving.store.finding import ask_store, find_local_model, latest_run, one_sentence
 from serving.store.runs import LATEST
 from serving.telemetry import metrics_directory
 
@@ -112,7 +112,8 @@ def _choose_run(settings: Settings) -> None:
     if found:
         run_id = found.uri.split("/")[1]
     elif settings.serving.workers > 1:
-        run_id = ask_store(settings, lambda store: latest_run(store, settings)).run_id
+        with one_sentence(settings):
+            run_id = ask_store(settings, lambda store: latest_run(store, settings)).run_id
     else:
         return
     os.environ["MODEL_RUN_ID"] = run_id  # workers read it from there

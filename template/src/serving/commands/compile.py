@@ -35,5 +35,9 @@ def run(
     print(f"compared: {compiled.compared}")
     print(f"largest difference: {proof['largest_difference']:.1e}")
     serving = settings.serving
-    command = serve_command(run_id=serving.model_run_id, model_uri=redact(serving.model))
+    command = serve_command(
+        config_path=config_path,
+        run_id=serving.model_run_id,
+        model_uri=redact(serving.model),
+    )
     print(f"\nNext: {command}")

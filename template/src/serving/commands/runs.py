@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 _MAIN_METRICS = ("test_accuracy", "test_r2", "test_rmse")
 """The first of these is shown; without them the first metric of the test data, or any metric."""
 
+_COMPILED = {True: "yes", False: "no", None: "?"}
+
 _HEADER = ("RUN ID", "STARTED", "EXPERIMENT", "RECIPE", "STATUS", "MODEL", "METRIC", "COMPILED")
 
 
@@ -28,24 +30,18 @@ def run(
 
     import itertools
 
-    from serving.errors import ServingError
-    from serving.redaction import first_line, redact
-    from serving.store.finding import ask_store
+    from serving.redaction import redact
+    from serving.store.finding import ask_store, one_sentence
 
     def lines(store: "Store") -> list[tuple[str, ...]]:
         return [_line(run, store) for run in itertools.islice(store.runs(), count)]
 
-    uri = settings.mlflow.tracking_uri
-    try:
+    with one_sentence(settings):
         found = ask_store(settings, lines)
-    except ServingError:
-        raise
-    except Exception as exc:
-        raise ServingError(f"MLflow at {redact(uri)} failed: {first_line(exc, uri)}") from exc
     if not found:
-        print(f"no runs in {redact(uri)} yet")
+        print(f"no runs in {redact(settings.mlflow.tracking_uri)} yet")
         return
-    table = [_HEADER, *found]
+    table = [_HEADER, *(tuple(map(_printable, line)) for line in found)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
@@ -61,8 +57,13 @@ def _line(run: "Run", store: "Store") -> tuple[str, ...]:
         run.status.lower(),
         _model(run),
         _metric(run.metrics),
-        ("yes" if store.is_compiled(run) else "no") if run.models else "-",
+        _COMPILED[store.is_compiled(run)] if run.models else "-",
     )
+
+
+def _printable(cell: str) -> str:
+    """The cell without line breaks and escape sequences, which anyone who logs a run may use."""
+    return "".join(character if character.isprintable() else "?" for character in cell)
 
 
 def _model(run: "Run") -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from serving.commands._next import serve_command
+from serving.commands._next import serve_command, ui_command
 from serving.commands._options import ConfigPath, DataPath, settings_with
 from serving.config.settings import DEFAULT_CONFIG
 from serving.errors import RecipeError
@@ -31,7 +31,6 @@ def run(
     Logs the model to MLflow, and prints the run id and the command that serves it.
     """
     from serving.contract.recipe import load_recipe
-    from serving.store.sqlite import file_of
 
     settings = settings_with(config_path)
     path = recipe_path or _only_recipe()
@@ -55,11 +54,9 @@ def run(
         print(f"compiled: {result.compiled}")
     print(f"model_id: {result.model_id}")
     print(f"run_id: {result.run_id}")
-    print(f"\nNext: {serve_command(run_id=result.run_id)}")
-    if file_of(settings.mlflow.tracking_uri):
-        # In a separate environment with the locked version, because this one lacks MLflow's server.
-        ui = "uv run --isolated --only-group mlflow mlflow ui --backend-store-uri"
-        print(f"MLflow's UI: {ui} {settings.mlflow.tracking_uri}")
+    print(f"\nNext: {serve_command(config_path=config_path, run_id=result.run_id)}")
+    if ui := ui_command(settings.mlflow.tracking_uri):
+        print(f"MLflow's UI: {ui}")
 
 
 def _only_recipe() -> Path:

@@ -56,11 +56,13 @@ def _load(settings: Settings, choice: EngineChoice, hooks: PredictionHooks | Non
     loaded = load_engine(stored, settings, choice, libraries)
     engine = loaded.engine
     logged = engine.metadata(stored)
+    # A run's directory may name a registered model that somebody has downloaded it as.
+    is_runs = found.uri.startswith(("runs:/", "models:/m-"))
     model = ServedModel(
         uri=found.uri,
         model_id=stored.identity,
         run_id=stored.run_id,
-        version=found.version or stored.version,
+        version=found.version or (None if is_runs else stored.version),
         schemas=APISchemaGenerator(
             logged.get(RECIPE),
             engine.signature(stored),

@@ -7,13 +7,14 @@ local stores that `serving.store.sqlite` does not understand.
 import contextlib
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from serving.config.settings import Settings
-from serving.errors import ModelNotFound
-from serving.redaction import redact
+from serving.errors import ModelNotFound, ServingError
+from serving.redaction import first_line, redact
 from serving.store.runs import LATEST, FoundModel, Run, Store
 from serving.store.sqlite import NotUnderstood, SqliteStore, file_of
 from serving.store.tracking import TrackingStore
@@ -52,13 +53,19 @@ def find_model(settings: Settings) -> FoundModel:
 def find_local_model(settings: Settings) -> FoundModel | None:
     """Find the model that the settings name, if it is in a local store.
 
-    Returns None for directories and other stores, which may appear later. Raises as `find_model`.
+    Returns None for directories and other stores, which may appear later, and for whatever cannot
+    be read now. Raises `ModelNotFound` as `find_model` does.
     """
     if not _is_in_store(settings):
         return None
-    with contextlib.suppress(NotUnderstood), _local_store(settings) as store:
-        return store.model(_uri(store, settings))
-    return None
+    try:
+        with _local_store(settings) as store:
+            return store.model(_uri(store, settings))
+    except ServingError:
+        raise
+    except Exception as exc:
+        logger.debug("the model is not looked up in a local store: %s", exc)
+        return None
 
 
 def ask_store(settings: Settings, ask: Callable[[Store], Result]) -> Result:
@@ -69,6 +76,18 @@ def ask_store(settings: Settings, ask: Callable[[Store], Result]) -> Result:
     except NotUnderstood as exc:
         logger.debug("the store is read through MLflow: %s", exc)
     return ask(TrackingStore(settings))
+
+
+@contextlib.contextmanager
+def one_sentence(settings: Settings) -> Iterator[None]:
+    """Raise `ServingError` with one sentence for whatever MLflow raises."""
+    try:
+        yield
+    except ServingError:
+        raise
+    except Exception as exc:
+        uri = settings.mlflow.tracking_uri
+        raise ServingError(f"MLflow at {redact(uri)} failed: {first_line(exc, uri)}") from exc
 
 
 def latest_run(store: Store, settings: Settings) -> Run:
@@ -93,7 +112,10 @@ def latest_run(store: Store, settings: Settings) -> Run:
 def _is_in_store(settings: Settings) -> bool:
     """Whether the settings name a run's model or a registered model, not a directory or address."""
     uri = settings.serving.model_uri
-    return not uri or uri.startswith(("runs:/", "models:/"))
+    if not uri:
+        return True
+    scheme, _, path = uri.partition(":/")
+    return scheme in ("runs", "models") and not path.startswith("/")
 
 
 @contextlib.contextmanager
@@ -101,6 +123,10 @@ def _local_store(settings: Settings) -> Iterator[SqliteStore]:
     file = file_of(settings.mlflow.tracking_uri)
     if file is None:
         raise NotUnderstood("it is not a SQLite file")
+    uri = settings.serving.model_uri or ""
+    registry = os.environ.get("MLFLOW_REGISTRY_URI", settings.mlflow.tracking_uri)
+    if uri.startswith("models:/") and registry != settings.mlflow.tracking_uri:
+        raise NotUnderstood("MLFLOW_REGISTRY_URI names another registry")
     with SqliteStore(file) as store:
         yield store
 
@@ -113,8 +139,8 @@ def _uri(store: Store, settings: Settings) -> str:
         scheme, _, path = uri.partition(":/")
         if scheme != "runs":
             return uri
-        run_id, _, name = path.lstrip("/").partition("/")
-    if run_id == LATEST:
+        run_id, _, name = path.partition("/")
+    if run_id == LATEST and not uri:
         run = latest_run(store, settings)
     else:
         run = _existing_run(store, str(run_id), settings)

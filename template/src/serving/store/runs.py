@@ -59,8 +59,8 @@ class Store(Protocol):
         """The runs of all experiments or of one, the latest first, without deleted ones."""
         ...
 
-    def is_compiled(self, run: Run) -> bool:
-        """Whether one of the run's models has a compiled form."""
+    def is_compiled(self, run: Run) -> bool | None:
+        """Whether one of the run's models has a compiled form; None if that cannot be read."""
         ...
 
     def model(self, uri: str) -> FoundModel:

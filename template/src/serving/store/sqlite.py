@@ -5,15 +5,13 @@ MLflow's tables: https://github.com/mlflow/mlflow/blob/master/mlflow/store/track
 """
 
 import contextlib
-import itertools
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 from urllib.request import url2pathname
 
 from serving.errors import ModelNotFound, ServingError
@@ -43,6 +41,15 @@ _COLUMNS = {
     "registered_model_aliases": {"name", "alias", "version"},
 }
 
+_LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("logged_models", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""The columns with absolute paths."""
+
 _READY = 2
 """The status of a complete logged model."""
 
@@ -69,28 +76,34 @@ def file_of(uri: str) -> Path | None:
     return Path(uri.removeprefix(_PREFIX)).absolute() if uri != _PREFIX else None
 
 
+def is_relative(uri: str) -> bool:
+    """Whether a tracking URI names a SQLite file of this project: one with a relative path."""
+    return file_of(uri) is not None and not uri.startswith(f"{_PREFIX}/")
+
+
 class SqliteStore:
     """A store in a SQLite file, and the artifacts that it names.
 
-    MLflow records absolute paths. If the project was moved or copied since, the artifacts are
-    searched next to the file, where MLflow has put them.
+    MLflow records absolute paths. In a project that was moved or copied since, the artifacts are
+    next to the file. So what is there is used first, then the recorded path.
 
     Raises `NotUnderstood` if the file is not a SQLite file with the tables of MLflow 3, and
     `ModelNotFound` if there is no such file.
     """
 
     def __init__(self, file: Path) -> None:
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise ModelNotFound(f"there is no MLflow store at {file}, so there are no runs yet")
         if os.environ.get("MLFLOW_WORKSPACE"):
             raise NotUnderstood("MLFLOW_WORKSPACE is set")
         self.file = file
         self._connection = _reading(lambda: sqlite3.connect(_address(file, "ro"), uri=True))
         self._connection.row_factory = sqlite3.Row
-        for table, columns in _COLUMNS.items():
-            found = {row["name"] for row in self._rows(f"PRAGMA table_info({table})")}
-            if missing := columns - found:
-                raise NotUnderstood(f"its table {table} has no column {', '.join(sorted(missing))}")
+        try:
+            self._check_columns()
+        except NotUnderstood:
+            self._connection.close()
+            raise
 
     def __enter__(self) -> "SqliteStore":
         return self
@@ -112,20 +125,20 @@ class SqliteStore:
         order = "ORDER BY start_time DESC, run_uuid"
         yield from map(self._run, self._rows(f"{_RUNS} WHERE {where} {order}", *names))
 
-    def is_compiled(self, run: Run) -> bool:
+    def is_compiled(self, run: Run) -> bool | None:
         """See `Store.is_compiled`."""
-        for name in run.models:
-            found = self._of_run(run.run_id, name)
-            if found and (found / mlmodel.COMPILED).is_file():
-                return True
-        return False
+        try:
+            found = [self._of_run(run.run_id, name) for name in run.models]
+        except (NotUnderstood, ModelNotFound):
+            return None
+        return any(path and os.path.isfile(path / mlmodel.COMPILED) for path in found)
 
     def model(self, uri: str) -> FoundModel:
         """See `Store.model`.
 
         Raises `ModelNotFound`, or `NotUnderstood`.
         """
-        address = urlsplit(uri)
+        address = _parsed(uri)
         parts = address.path.strip("/").split("/")
         if address.netloc or not all(parts):
             raise NotUnderstood(f"the URI {uri}")
@@ -141,6 +154,12 @@ class SqliteStore:
             name, number = self._version(parts)
             return FoundModel(uri, self._registered(name, number), f"{name}/{number}")
         raise NotUnderstood(f"the URI {uri}")
+
+    def _check_columns(self) -> None:
+        for table, columns in _COLUMNS.items():
+            found = {row["name"] for row in self._rows(f"PRAGMA table_info({table})")}
+            if missing := columns - found:
+                raise NotUnderstood(f"its table {table} has no column {', '.join(sorted(missing))}")
 
     def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
         rows: list[sqlite3.Row] = _reading(
@@ -158,7 +177,7 @@ class SqliteStore:
             name=row["name"] or "",
             experiment=row["experiment"],
             status=row["status"],
-            started=datetime.fromtimestamp(row["start_time"] / 1000, UTC),
+            started=datetime.fromtimestamp((row["start_time"] or 0) / 1000, UTC),
             is_deleted=row["lifecycle_stage"] != "active",
             models=tuple(dict.fromkeys(models or self._in_artifacts(row["artifact_uri"]))),
             params={param["key"]: param["value"] for param in params},
@@ -171,10 +190,10 @@ class SqliteStore:
     def _in_artifacts(self, location: str) -> list[str]:
         """The models among a run's artifacts, where MLflow 2 kept them."""
         try:
-            directory = self._here(location)
-        except NotUnderstood:
+            files = self._here(location).glob(f"*/{mlmodel.FILE}")
+            return sorted(file.parent.name for file in files)
+        except (NotUnderstood, OSError):
             return []
-        return sorted(file.parent.name for file in directory.glob(f"*/{mlmodel.FILE}"))
 
     def _of_run(self, run_id: str, name: str) -> Path | None:
         """The directory of a run's model; the latest if several have the name, as in MLflow."""
@@ -184,12 +203,17 @@ class SqliteStore:
         among_artifacts = self._here(rows[0]["artifact_uri"]) / name
         for model in self._rows(_MODELS_OF, run_id):
             if model["name"] == name:
-                if among_artifacts.exists():  # MLflow would merge the two directories
+                if os.path.exists(among_artifacts):  # MLflow would merge the two directories
                     raise NotUnderstood(f"run {run_id} has two kinds of artifacts in '{name}'")
                 return self._there(model["artifact_location"], f"model '{name}' of run {run_id}")
-        return among_artifacts if (among_artifacts / mlmodel.FILE).is_file() else None
+        return among_artifacts if os.path.isfile(among_artifacts / mlmodel.FILE) else None
 
     def _logged(self, model_id: str) -> Path:
+        if not model_id.startswith("m-"):
+            raise ModelNotFound(
+                f"models:/{model_id} has no version; write models:/{model_id}/VERSION or "
+                f"models:/{model_id}@ALIAS"
+            )
         query = "SELECT * FROM logged_models WHERE model_id = ? AND lifecycle_stage = 'active'"
         for model in self._rows(query, model_id):
             return self._there(model["artifact_location"], f"model {model_id}")
@@ -197,7 +221,7 @@ class SqliteStore:
 
     def _version(self, parts: list[str]) -> tuple[str, int]:
         """Name and version number of a registered model: `NAME/1` or `NAME@alias`."""
-        if len(parts) == 2 and parts[1].isdigit():
+        if len(parts) == 2 and parts[1].isdecimal():
             return parts[0], int(parts[1])
         name, at, alias = parts[0].rpartition("@")
         if not at or len(parts) > 1:
@@ -236,9 +260,9 @@ class SqliteStore:
         Raises `ModelNotFound`, which says what to do, if it holds no model.
         """
         path = self._here(location)
-        if (path / mlmodel.FILE).is_file():
+        if os.path.isfile(path / mlmodel.FILE):
             return path
-        if path.is_dir():
+        if os.path.isdir(path):
             raise NotUnderstood(f"{path} has no {mlmodel.FILE}")
         raise ModelNotFound(
             f"{what} is not in {path}, where MLflow has recorded it as an absolute path; "
@@ -249,39 +273,54 @@ class SqliteStore:
     def _here(self, location: str) -> Path:
         """The path of an artifact location, even if the project was moved."""
         path = _local(location)
+        beside = self._beside(path)
+        return beside if beside and os.path.exists(beside) else path
+
+    def _beside(self, path: Path) -> Path | None:
+        """Where a path is after a move; None if it is not in another directory `mlruns`."""
         root, inside = _split(path)
-        return self.artifacts / inside if root in self.moved else path
+        if root is None or os.path.realpath(root) == os.path.realpath(self.artifacts):
+            return None
+        return self.artifacts / inside
 
     @property
     def artifacts(self) -> Path:
         """MLflow's directory of artifacts, if the working directory is that of the file."""
         return self.file.parent / ARTIFACTS
 
-    @cached_property
-    def moved(self) -> set[Path]:
-        """The recorded directories `mlruns` that have been moved or copied next to the file."""
-        by_root: dict[Path, list[Path]] = {}
-        for row in self._rows("""
-            SELECT artifact_location FROM logged_models
-            UNION SELECT artifact_location FROM experiments
-        """):
-            try:
-                root, inside = _split(_local(row["artifact_location"] or ""))
-            except NotUnderstood:
-                continue
-            if root is not None and root != self.artifacts:
-                by_root.setdefault(root, []).append(inside)
-        return {root for root, inside in by_root.items() if self._is_moved(root, inside)}
+    def outdated(self) -> list[tuple[str, str, str, str]]:
+        """Recorded locations that are not right after a move of the project.
 
-    def _is_moved(self, root: Path, inside: list[Path]) -> bool:
-        models = [path for path in inside if len(path.parts) > 1]
-        if models:  # their directories have unique names
-            return any((self.artifacts / path).is_dir() for path in models)
-        return not root.parent.exists()
+        Returns the table, the column, the old and the new location of each. A location stays if it
+        still exists and has not been copied.
+        """
+        recorded = [
+            (table, column, location, path, beside)
+            for table, column in _LOCATIONS
+            for location, path in self._locations(table, column)
+            if (beside := self._beside(path))
+        ]
+        moved = {
+            _split(path)[0]
+            for table, _, _, path, beside in recorded
+            # The directory of an experiment has a number, which many projects have.
+            if (table != "experiments" and os.path.exists(beside)) or not _project_exists(path)
+        }
+        return [
+            (table, column, location, beside.as_uri() if ":" in location else str(beside))
+            for table, column, location, path, beside in recorded
+            if _split(path)[0] in moved
+            and (table == "experiments" or os.path.exists(beside) or not os.path.exists(path))
+        ]
+
+    def _locations(self, table: str, column: str) -> Iterator[tuple[str, Path]]:
+        for row in self._rows(f"SELECT DISTINCT {column} AS location FROM {table}"):
+            with contextlib.suppress(NotUnderstood):
+                yield row["location"], _local(row["location"] or "")
 
 
 def follow_move(file: Path) -> Path | None:
-    """Change the paths in the store of a moved project, so that MLflow finds its artifacts, too.
+    """Correct the paths in the store of a moved project, so that MLflow finds its artifacts, too.
 
     Otherwise MLflow would write new runs to the project's old directory.
 
@@ -291,32 +330,28 @@ def follow_move(file: Path) -> Path | None:
     """
     try:
         with SqliteStore(file) as store:
-            moved = sorted(store.moved)
+            outdated = store.outdated()
     except (NotUnderstood, ModelNotFound):
         return None
-    if not moved:
+    if not outdated:
         return None
-    columns = [
-        *(("experiments", "artifact_location"), ("logged_models", "artifact_location")),
-        *(("runs", "artifact_uri"), ("model_versions", "source")),
-        ("model_versions", "storage_location"),
-    ]
-    prefixes = [(str(root), str(store.artifacts)) for root in moved]
-    prefixes += [(root.as_uri(), store.artifacts.as_uri()) for root in moved]
     try:
         with (
             contextlib.closing(sqlite3.connect(_address(file, "rw"), uri=True)) as connection,
             connection,  # all changes or none
         ):
-            for (old, new), (table, column) in itertools.product(prefixes, columns):
+            for table, column, old, new in outdated:
                 connection.execute(
-                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-                    f"WHERE substr({column}, 1, ?) = ?",
-                    (new, len(old) + 1, len(old) + 1, f"{old}/"),
+                    f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (new, old)
                 )
     except sqlite3.Error as exc:
         raise ServingError(f"{file}: cannot update the paths of the moved project: {exc}") from exc
-    return moved[0]
+    return _split(_local(outdated[0][2]))[0]
+
+
+def _project_exists(path: Path) -> bool:
+    root, _ = _split(path)
+    return root is not None and os.path.exists(root.parent)
 
 
 def _address(file: Path, mode: str) -> str:
@@ -326,8 +361,15 @@ def _address(file: Path, mode: str) -> str:
 def _reading(read: Callable[[], Any]) -> Any:
     try:
         return read()
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, OverflowError, UnicodeError) as exc:
         raise NotUnderstood(f"SQLite says: {exc}") from exc
+
+
+def _parsed(uri: str) -> SplitResult:
+    try:
+        return urlsplit(uri)
+    except ValueError as exc:
+        raise NotUnderstood(f"the URI {uri}: {exc}") from exc
 
 
 def _local(location: str) -> Path:
@@ -335,7 +377,7 @@ def _local(location: str) -> Path:
 
     Raises `NotUnderstood` for a location that is not on this machine.
     """
-    address = urlsplit(location)
+    address = _parsed(location)
     if address.scheme == "file" and address.netloc in ("", "localhost"):
         path = Path(url2pathname(address.path))
     elif not address.scheme:

@@ -1,5 +1,6 @@
 """MLflow as this project uses it. This module imports quickly; `mlflow` is imported on use."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from serving.errors import ModelNotFound
 from serving.redaction import redact
 from serving.store import mlmodel
 from serving.store.runs import FoundModel, Run
+
+logger = logging.getLogger("serving")
 
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -71,14 +74,19 @@ class TrackingStore:
         for run in _pages(self._client.search_runs, list(names), order_by=order, max_results=50):
             yield self._run(run, names[run.info.experiment_id])
 
-    def is_compiled(self, run: Run) -> bool:
+    def is_compiled(self, run: Run) -> bool | None:
         """See `Store.is_compiled`."""
         directory = mlmodel.COMPILED.partition("/")[0]
-        for name in run.models:
-            files = self._client.list_artifacts(run.run_id, f"{name}/{directory}")
-            if any(file.path.endswith(mlmodel.COMPILED) for file in files):
-                return True
-        return False
+        try:
+            files = [
+                file.path
+                for name in run.models
+                for file in self._client.list_artifacts(run.run_id, f"{name}/{directory}")
+            ]
+        except Exception as exc:  # each kind of storage raises its own
+            logger.debug("the artifacts of run %s cannot be listed: %s", run.run_id, exc)
+            return None
+        return any(file.endswith(mlmodel.COMPILED) for file in files)
 
     def model(self, uri: str) -> FoundModel:
         """See `Store.model`. Raises what MLflow raises."""
@@ -101,7 +109,7 @@ class TrackingStore:
             name=run.info.run_name or "",
             experiment=experiment,
             status=run.info.status,
-            started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+            started=datetime.fromtimestamp((run.info.start_time or 0) / 1000, UTC),
             is_deleted=run.info.lifecycle_stage != "active",
             models=tuple(dict.fromkeys(self._logged(run.info) or self._in_artifacts(run.info))),
             params=dict(run.data.params),

@@ -20,7 +20,7 @@ from serving.errors import RecipeError, ServingError, TrainingError
 from serving.model.loading import load_model
 from serving.redaction import first_line, redact
 from serving.store import tracking
-from serving.store.sqlite import file_of, follow_move
+from serving.store.sqlite import file_of, follow_move, is_relative
 from serving.training.data import Dataset, load_dataset, split
 from serving.training.metrics import Metric, chosen_metrics, evaluate
 from serving.training.pipeline import build_pipeline, likely_cause
@@ -132,7 +132,9 @@ def _source(recipe: Recipe) -> Path:
 
 
 def _open_experiment(settings: Settings) -> Any:
-    if (file := file_of(settings.mlflow.tracking_uri)) and (old := follow_move(file)):
+    # Only in the project's own store: another one may be in use elsewhere under another path.
+    own = settings.mlflow.tracking_uri
+    if is_relative(own) and (file := file_of(own)) and (old := follow_move(file)):
         logger.info("the project was moved: MLflow's paths to %s have been updated", old)
     mlflow = tracking.connect(settings)
     try:

@@ -34,6 +34,10 @@ function show(spec, key) {
   if (key) sessionStorage.setItem(STORED, key);
   ask.hidden = problem.hidden = true;
   document.title = spec.info.title;
+  // A proxy may serve the API below a path of its own. Swagger UI would send requests to the origin,
+  // where another application would receive the key.
+  const prefix = new URL(".", location).pathname.slice(0, -1);
+  if (prefix) spec.servers ??= [{ url: location.origin + prefix }];
   const ui = SwaggerUIBundle({
     spec,
     dom_id: "#swagger-ui",
