@@ -155,7 +155,7 @@ BROKEN = [
     pytest.param("api.py", "import nowhere\n", "src/custom/api.py:1: ", "2", id="import"),
     pytest.param("prediction.py", "1 / 0\n", "src/custom/prediction.py:1: ", "2", id="prediction"),
     pytest.param(
-        "settings.py", "x = 1\n", "src/custom/settings.py: defines no", "1", id="settings"
+        "settings.py", "x = 1\n", "src/custom/settings.py: does not define", "1", id="settings"
     ),
     pytest.param("engines.py", "import nowhere\n", "src/custom/engines.py:1: ", "1", id="engines"),
     pytest.param("commands/species.py", "x\n", "src/custom/commands/species.py:1: ", "1", id="mmp"),

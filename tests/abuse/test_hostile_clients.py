@@ -185,7 +185,7 @@ def test_answers_that_nobody_reads_are_bounded(penguin_api: httpx.Client, pengui
             assert penguin_api.post("/predict", json=example).status_code == 200
         assert [answer.split()[1] for answer in answers][:4] == [b"200"] * 4
         refused = penguin_api.post("/predict/batch", content=body)
-        assert (refused.status_code, "answers" in refused.json()["detail"]) == (503, True)
+        assert (refused.status_code, "responses" in refused.json()["detail"]) == (503, True)
         assert peak_bytes(penguin_pid) - before < 300_000_000
     deadline = time.monotonic() + 60
     while penguin_api.post("/predict/batch", content=body).status_code != 200:
