@@ -4,6 +4,7 @@ This file belongs to the template: `copier update` replaces it. Put your own tes
 """
 
 import difflib
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from serving.training.trainer import train
 PROJECT = Path(__file__).parents[1]
 RECIPES = sorted((PROJECT / "recipes").glob("*.y*ml"))
 SAMPLE_ROWS = 1000
+SHOWN_LINES = 40
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.stem))
@@ -111,13 +113,15 @@ def test_api_is_as_committed(
     now = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     if request.config.getoption("--renew-openapi"):
         committed.write_text(now, encoding="utf-8")
-    before = committed.read_text(encoding="utf-8") if committed.is_file() else ""
+    if not committed.is_file():
+        pytest.fail(f"no {committed.name}; run: uv run pytest --renew-openapi", pytrace=False)
+    before = committed.read_text(encoding="utf-8")
     if now == before:
         return
     lines = difflib.unified_diff(before.splitlines(), now.splitlines(), committed.name, "now", n=1)
-    changed = "\n".join(list(lines)[:40])
+    changed = "\n".join(itertools.islice(lines, SHOWN_LINES))
     pytest.fail(
         f"the API differs from {committed.name}. If this is intended, run: "
-        f"uv run pytest --renew-openapi\n{changed}",
+        f"uv run pytest --renew-openapi\nThe first {SHOWN_LINES} lines that differ:\n{changed}",
         pytrace=False,
     )

@@ -93,7 +93,10 @@ class SqliteStore:
 
     def __init__(self, file: Path) -> None:
         if not os.path.isfile(file):
-            raise ModelNotFound(f"there is no MLflow store at {file}, so there are no runs yet")
+            raise ModelNotFound(
+                f"there is no MLflow store at {file}, so there are no runs yet; "
+                "MLFLOW_TRACKING_URI names another store"
+            )
         if os.environ.get("MLFLOW_WORKSPACE"):
             raise NotUnderstood("MLFLOW_WORKSPACE is set")
         self.file = file
