@@ -88,7 +88,7 @@ class Reader:
                 self.type(command)
         if language == "yaml":
             (self.project / "recipes/orders.yaml").write_text(content)
-        if language == "python":
+        if language == "python" and not with_docker:
             [name] = re.findall(r"\A# (\S+)\n", content)
             (self.directory / name).write_text(content)
         if language == "json" and content.startswith('{"prediction"') and not with_docker:
