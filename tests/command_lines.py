@@ -13,7 +13,7 @@ from typing import Any
 
 import serving.api.server
 import serving.inference.batch
-import serving.training.trainer  # noqa: F401
+import serving.training.trainer  # noqa: F401  # slow: once, before the forks
 from serving.cli import main
 from serving.config.settings import load_settings
 from serving.store import tracking
@@ -59,6 +59,6 @@ def run(command: dict[str, Any], output: int, error: int) -> None:
 if __name__ == "__main__":
     all_estimators()  # imports all of scikit-learn
     tracking.connect(load_settings())
-    import mlflow.sklearn  # noqa: F401
+    import mlflow.sklearn  # noqa: F401  # slow: once, before the forks
 
     print(json.dumps([answer(command) for command in json.load(sys.stdin)]))
