@@ -1,5 +1,6 @@
 """Build an ONNX graph."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -81,18 +82,29 @@ class Graph:
         """
         for name, tensor in outputs.items():
             self._nodes.append(helper.make_node("Identity", [tensor], [name]))
+        nodes, used = self._needed(outputs)
         graph = helper.make_graph(
-            self._nodes,
+            nodes,
             "model",
             [
                 helper.make_tensor_value_info(name, type_, ["rows", columns])
                 for name, (type_, columns) in inputs.items()
             ],
             [onnx.ValueInfoProto(name=name) for name in outputs],  # their types are inferred
-            self._constants,
+            [constant for constant in self._constants if constant.name in used],
         )
         opsets = [helper.make_opsetid(domain, v) for domain, v in self._opsets.items()]
         return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
+
+    def _needed(self, outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], set[str]]:
+        """The nodes that the outputs depend on, in order, and the tensors that these use."""
+        used = set(outputs)
+        nodes = []
+        for node in reversed(self._nodes):  # a node follows those that it depends on
+            if used.intersection(node.output):
+                used.update(_inputs(node))
+                nodes.append(node)
+        return nodes[::-1], used
 
     def _constant(self, array: np.ndarray) -> str:
         name = self._new_name()
@@ -105,6 +117,14 @@ class Graph:
     def _new_name(self) -> str:
         self._count += 1
         return f"t{self._count}"
+
+
+def _inputs(node: onnx.NodeProto) -> Iterator[str]:
+    """The tensors that a node uses, also in a graph of its own, such as the body of a `Scan`."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _inputs(inner)
 
 
 def text_tensor(array: np.ndarray, name: str = "") -> onnx.TensorProto:

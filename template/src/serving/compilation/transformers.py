@@ -31,6 +31,7 @@ from sklearn.preprocessing import (
 
 from serving.compilation.features import (
     Feature,
+    Imputed,
     Kind,
     all_single,
     features_of,
@@ -174,7 +175,14 @@ def _imputer(graph: Graph, imputer: SimpleImputer, features: Features) -> Featur
                 filling = filling.astype(np.float32).astype(np.float64)
         filled = graph.add("Where", flags, filling[None, :], x)
         kind: Kind = "text" if is_text else "number"
-        result += features_of(filled, len(chosen), kind, single=all_single(features))
+        made = features_of(filled, len(chosen), kind, single=all_single(features))
+        if is_text:
+            marker = MISSING_TEXT if _is_nan(missing) else missing
+            made = [
+                replace(feature, imputed=Imputed(original, marker, fill))
+                for feature, (original, fill) in zip(made, own, strict=True)
+            ]
+        result += made
     # In the order of the input.
     order = [f for f, dropped in zip(features, is_dropped, strict=True) if not dropped]
     positions = sorted(range(len(order)), key=lambda i: (order[i].kind == "text", i))
@@ -383,14 +391,16 @@ def _identified(graph: Graph, encoder: Any, features: Features) -> list[_Identif
         if not positions:
             continue
         chosen = [features[position] for position in positions]
-        x = matrix(graph, chosen) if is_text else numbers(graph, chosen, encoder)
         codes: dict[Any, int] = {}
         for position in positions:
             for category in encoder.categories_[position]:
                 key = _key(category, is_text, encoder)
                 if key is not None:
                     codes.setdefault(key, len(codes))
-        ids = _look_up(graph, x, codes, is_text)
+        if is_text:
+            ids = _look_up_text(graph, chosen, codes)
+        else:
+            ids = _look_up(graph, numbers(graph, chosen, encoder), codes, is_text)
         groups.append((positions, ids, _coder(codes, is_text, encoder)))
     return groups
 
@@ -417,6 +427,21 @@ def _key(category: Any, is_text: bool, encoder: Any) -> Any:
     return _NAN if _is_nan(number) else number
 
 
+_REPLACED = -2
+"""The number of the text that an imputer replaces."""
+
+
+def _look_up_text(graph: Graph, features: Features, codes: dict[Any, int]) -> str:
+    imputed = [feature.imputed for feature in features if feature.imputed]
+    markers = {one.missing for one in imputed}
+    if len(imputed) < len(features) or len(markers) > 1:
+        return _look_up(graph, matrix(graph, features), codes, True)
+    x = matrix(graph, [one.original for one in imputed])
+    ids = _look_up(graph, x, codes | dict.fromkeys(markers, _REPLACED), True)
+    fills = np.array([[codes.get(one.fill, -1) for one in imputed]])
+    return graph.add("Where", graph.add("Equal", ids, np.array(_REPLACED)), fills, ids)
+
+
 def _look_up(graph: Graph, x: str, codes: dict[Any, int], is_text: bool) -> str:
     if is_text:
         keys = text_tensor(np.array(list(codes), dtype=object))
@@ -438,7 +463,10 @@ def _refuse_unknown(graph: Graph, encoder: Any, features: Features) -> None:
         is_text = feature.kind == "text"
         keys = (_key(category, is_text, encoder) for category in encoder.categories_[position])
         codes = {key: index for index, key in enumerate(keys) if key is not None}
-        ids = _look_up(graph, matrix(graph, [feature]), codes, is_text)
+        if is_text:
+            ids = _look_up_text(graph, [feature], codes)
+        else:
+            ids = _look_up(graph, matrix(graph, [feature]), codes, is_text)
         refuse_where(graph, graph.add("Less", ids, np.array(0)))
 
 
