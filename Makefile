@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30 --durations-min=10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fast test-framework bench bench-image lint format lock clean
+.PHONY: help demo test test-all test-fast test-framework bench bench-batch bench-image lint format lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,6 +32,10 @@ test-framework: .venv/ready ## Run the framework's tests in a project in build/f
 
 bench: .venv/ready ## Compare the API with others; see benchmarks/README.md
 	$(BIN)/python -m benchmarks.serving $(if $(SYSTEMS),--systems $(SYSTEMS)) $(if $(SECONDS),--seconds $(SECONDS))
+
+bench-batch: .venv/ready ## Compare batch inference with others; needs Java 17 for Spark
+	$(BIN)/python -m benchmarks.batch $(if $(SYSTEMS),--systems $(SYSTEMS)) $(if $(INPUTS),--inputs $(INPUTS)) \
+		$(if $(ROWS),--rows $(ROWS))
 
 bench-image: .venv/ready ## Compare the images with others; needs Docker, takes minutes
 	$(BIN)/python benchmarks/images.py

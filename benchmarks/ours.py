@@ -1,5 +1,6 @@
 """Our own systems: a rendered project with each of its engines."""
 
+from benchmarks.batch_systems import Batch
 from benchmarks.systems import System
 
 ENGINES = {"compiled": "onnx", "native": "native"}
@@ -38,4 +39,25 @@ def _system(name: str, workers: int = 1, columns: int = 10) -> System:
         columns=columns,
         clients=(1, 32) if is_wide else (1, 8, 32),
         rates=() if is_wide else (50, 500),
+    )
+
+
+def batches() -> list[Batch]:
+    """Both engines, in one process and on Spark."""
+    return [_batch(name, is_spark) for is_spark in (False, True) for name in ("native", "compiled")]
+
+
+def _batch(name: str, is_spark: bool) -> Batch:
+    command = "mmp batch-inference --config-path {config} --model-uri {model}"
+    command += f" --data-path {{input}} --output-path {{output}} --engine {ENGINES[name]}"
+    groups = ("inference", "compiled")
+    return Batch(
+        key=f"spark-{name}" if is_spark else name,
+        title=f"**{name}** on Spark" if is_spark else f"**{name}**",
+        kind="ours",
+        command=(*command.split(), *(("--on", "spark", "--master", "{master}") * is_spark)),
+        env="batch-spark" if is_spark else "batch",
+        inputs=("parquet",) if is_spark else ("parquet", "csv", "wide"),
+        is_spark=is_spark,
+        groups=(*groups, "spark") if is_spark else groups,
     )

@@ -1,21 +1,24 @@
-"""Server processes: start one, wait until it is ready, measure its memory, end all processes."""
+"""Processes: start a server and wait until it is ready, run a command, measure time and memory."""
 
 import contextlib
 import http.client
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 READY_WITHIN_SECONDS = 90
 STOP_WITHIN_SECONDS = 10
+SAMPLE_SECONDS = 0.05
+"""Between two samples of a command's memory."""
 
 # A server must not see environments or settings of the caller's shell.
 _FOREIGN = (
@@ -71,19 +74,11 @@ class Server:
 
     def tail(self) -> str:
         """The last line of its log that names an exception, or else the last line."""
-        lines = self.log.read_text(errors="replace").strip().splitlines() or ["no log"]
-        errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
-        return (errors or lines)[-1].strip()[:300]
+        return _tail(self.log)
 
     def memory(self) -> int:
         """The memory of all its processes in bytes; shared pages count once (PSS)."""
-        total = 0
-        for pid in tree(self.process.pid):
-            with contextlib.suppress(OSError):  # the process has ended
-                for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                    if line.startswith("Pss:"):
-                        total += int(line.split()[1]) * 1024
-        return total
+        return _memory(tree(self.process.pid))
 
 
 @contextlib.contextmanager
@@ -115,6 +110,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_WITHIN_SECONDS)
+    _kill(process, everyone)
+
+
+def _kill(process: subprocess.Popen[bytes], everyone: Mapping[int, int]) -> None:
+    """Send SIGKILL to the process and to what is left of its tree."""
     # Some processes start their own session, so a signal to the group would miss them.
     for pid, born in everyone.items():
         if _stat(pid)[1] == born:
@@ -123,6 +123,76 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a command took."""
+
+    seconds: float
+    """From its start to its end."""
+    memory: int
+    """The peak of the memory of all its processes together (PSS), sampled, in bytes."""
+
+
+def measure(
+    command: Sequence[str], cwd: Path, environment: Mapping[str, str], seconds: float
+) -> Usage:
+    """Run a command to its end, with its output in `cwd`/run.log, and measure it.
+
+    Raises `SystemFailed` with the end of its output, or if it takes longer than `seconds`.
+    """
+    log = cwd / "run.log"
+    everyone: dict[int, int] = {}
+    peak = 0
+    with log.open("w") as output:
+        started = time.monotonic()
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={**ENVIRONMENT, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    ended = os.pidfd_open(process.pid)
+    try:
+        pause = SAMPLE_SECONDS
+        while not select.select([ended], [], [], pause)[0]:
+            sampled = time.monotonic()
+            if sampled > started + seconds:
+                raise SystemFailed(f"it took longer than {seconds:g} s")
+            here = tree(process.pid)
+            everyone |= here
+            peak = max(peak, _memory(here))
+            # The kernel walks all pages for a sample: large processes are sampled less often.
+            pause = max(SAMPLE_SECONDS, 20 * (time.monotonic() - sampled))
+        took = time.monotonic() - started
+    finally:
+        os.close(ended)
+        _kill(process, everyone)
+    if process.returncode:
+        raise SystemFailed(f"it exited with {process.returncode}: {_tail(log)}")
+    return Usage(took, peak)
+
+
+def _tail(log: Path) -> str:
+    """The last line of a log that names an exception, or else the last line."""
+    lines = log.read_text(errors="replace").strip().splitlines() or ["no log"]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
+    return (errors or lines)[-1].strip()[:300]
+
+
+def _memory(processes: Iterable[int]) -> int:
+    """The memory of these processes in bytes; shared pages count once (PSS)."""
+    total = 0
+    for pid in processes:
+        with contextlib.suppress(OSError):  # the process has ended
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+    return total
 
 
 def tree(root: int) -> dict[int, int]:

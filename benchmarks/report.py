@@ -50,16 +50,16 @@ def profile(results: dict[str, Any]) -> str:
     if not ours:
         return ""
     parts = [one["parts"] for one in ours]
-    rows = [[name, *(_number(part[name]) for part in parts)] for name in parts[0]]
+    rows = [[name, *(number(part[name]) for part in parts)] for name in parts[0]]
     whole = [sum(part.values()) for part in parts]
-    rows.append(["**the application**", *(f"**{_number(value)}**" for value in whole)])
+    rows.append(["**the application**", *(f"**{number(value)}**" for value in whole)])
     alone = [_closed(one, 1) for one in ours]
     server = [
-        _number(load.p50 * 1000 - value) if load else "-"
+        number(load.p50 * 1000 - value) if load else "-"
         for load, value in zip(alone, whole, strict=True)
     ]
     rows.append(["uvicorn, sockets, load generator", *server])
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -77,20 +77,20 @@ def summary(results: dict[str, Any]) -> str:
         rows.append(
             [
                 one["title"],
-                _number(at.per_second),
+                number(at.per_second),
                 ratio,
-                f"{_number(at.p95)} ms",
-                _megabytes(one["memory"]),
+                f"{number(at.p95)} ms",
+                megabytes(one["memory"]),
                 _seconds(one["ready"]),
             ]
         )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def line(result: Result) -> str:
     """One result in words, to show progress."""
-    parts = [f"{_number(result.per_second)} requests/s", f"p50 {_number(result.p50)} ms"]
-    parts += [f"p95 {_number(result.p95)} ms", f"p99 {_number(result.p99)} ms"]
+    parts = [f"{number(result.per_second)} requests/s", f"p50 {number(result.p50)} ms"]
+    parts += [f"p95 {number(result.p95)} ms", f"p99 {number(result.p99)} ms"]
     if trouble := _trouble(result):
         parts.append(f"errors: {trouble}")
     return f"{_load(result)}: {', '.join(parts)}"
@@ -121,16 +121,16 @@ def _overview(systems: list[System]) -> str:
             [
                 one["title"],
                 *(
-                    " / ".join(_number(getattr(load, name)) if load else "-" for load in loads)
+                    " / ".join(number(getattr(load, name)) if load else "-" for load in loads)
                     for name in ("per_second", "p50", "p95", "p99")
                 ),
                 _errors(found),
-                _megabytes(one["memory"]),
+                megabytes(one["memory"]),
                 _seconds(one["ready"]),
-                _megabytes(one["size"]),
+                megabytes(one["size"]),
             ]
         )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _open(systems: list[System]) -> str:
@@ -139,14 +139,14 @@ def _open(systems: list[System]) -> str:
         [
             one["title"],
             f"{load.rate:g}",
-            *(_number(value) for value in (load.per_second, load.p50, load.p95, load.p99)),
+            *(number(value) for value in (load.per_second, load.p50, load.p95, load.p99)),
             _errors([load]),
         ]
         for one in systems
         for load in _loads(one)
         if load.mode == "open"
     ]
-    return _table(head, rows) if rows else ""
+    return table(head, rows) if rows else ""
 
 
 def _wide(systems: list[System]) -> str:
@@ -158,13 +158,13 @@ def _wide(systems: list[System]) -> str:
             [
                 str(one["columns"]),
                 one["title"].partition(",")[0],
-                " / ".join(_number(load.per_second) for load in loads),
-                " / ".join(_number(load.p95) for load in loads),
-                _megabytes(one["memory"]),
+                " / ".join(number(load.per_second) for load in loads),
+                " / ".join(number(load.p95) for load in loads),
+                megabytes(one["memory"]),
                 _seconds(one["ready"]),
             ]
         )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _everything(systems: list[System]) -> str:
@@ -173,11 +173,11 @@ def _everything(systems: list[System]) -> str:
     for one in systems:
         for load in _loads(one):
             values = (load.per_second, load.p50, load.p95, load.p99, load.worst)
-            rows.append([one["title"], _load(load), *map(_number, values), _trouble(load) or "0"])
-    return _table(head, rows)
+            rows.append([one["title"], _load(load), *map(number, values), _trouble(load) or "0"])
+    return table(head, rows)
 
 
-def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+def table(head: list[str], rows: Iterable[list[str]]) -> str:
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -237,7 +237,7 @@ def _rate(system: System) -> float:
     return at.per_second if at else 0
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Two significant digits below ten, otherwise a whole number."""
     if math.isnan(value):
         return "-"
@@ -246,7 +246,7 @@ def _number(value: float) -> str:
     return f"{value:.1f}" if value >= 0.95 else f"{value:.2f}"
 
 
-def _megabytes(value: int | None) -> str:
+def megabytes(value: int | None) -> str:
     return f"{value / 1e6:,.0f} MB" if value else "-"
 
 

@@ -22,26 +22,29 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from uv import find_uv_bin
-
 from benchmarks import ours, report
 from benchmarks.load import LAP, Result
 from benchmarks.processes import Server, SystemFailed, free_port, run, serving
-from benchmarks.systems import System, body, read_head, read_systems
+from benchmarks.programs import read_head
+from benchmarks.project import (
+    CONFIG,
+    ENVS,
+    ROOT,
+    WORK,
+    Project,
+    binary,
+    data_of,
+    install,
+    site_packages,
+    versions,
+)
+from benchmarks.systems import System, body, read_systems
 
-ROOT = Path(__file__).parents[1]
-WORK = ROOT / "build" / "bench"
-PROJECT = WORK / "project"
-CONFIG = PROJECT / "configs" / "development.yaml"
-ENVS = WORK / "envs"
-LIBRARIES = ("cloudpickle", "numpy", "pandas", "scikit-learn", "scipy")
-"""Libraries that every system with our model has in the version that trained the model."""
 SECONDS = 5.0
 WARM_UP = 3.0
 STARTS = 3
 LEAST_AGREEMENT = 0.8
 """The smallest share of equal answers of our model and a model that a system trains itself."""
-UV = find_uv_bin()
 
 
 @dataclass
@@ -74,50 +77,13 @@ class Bench:
     seconds: float
     warm_up: float
     starts: int
-    python: str = ""
-    libraries: dict[str, str] = field(default_factory=dict)
-    models: dict[int, Path] = field(default_factory=dict)
-    """The directory of the trained model, by its number of columns."""
-    not_compiled: dict[int, str] = field(default_factory=dict)
-    """Why there is no compiled model, by the number of columns."""
-
-    # ------------------------------------------------------------- the project and its models
+    project: Project = field(default_factory=Project)
 
     def prepare(self, columns: set[int]) -> None:
         """Render and install the project, and train a model for each number of columns."""
-        shutil.rmtree(PROJECT, ignore_errors=True)
-        options = ["--defaults", "--quiet", "--vcs-ref", "HEAD", "--data", "project_name=Bench"]
-        copier = (sys.executable, "-W", "ignore", "-m", "copier", "copy")
-        run(*copier, *options, ROOT, PROJECT, cwd=ROOT)
-        self.python = (PROJECT / ".python-version").read_text().strip()
-        self.sync("training", "training", "dev")
-        installed = versions("training")
-        self.libraries = {name: installed[name] for name in LIBRARIES}
+        self.project.render()
         for count in sorted(columns):
-            self.models[count] = self.train(count)
-
-    def train(self, columns: int) -> Path:
-        """Train, compile if the project can, and return the model's directory."""
-        data = data_of(columns)
-        script = ROOT / "benchmarks" / "data.py"
-        run(binary("training", "python"), "-P", script, "make", data, str(columns), cwd=WORK)
-        command = (binary("training", "mmp"), "train", "--recipe-path", data / "recipe.yaml")
-        output = run(*command, "--data-path", data / "data.csv", cwd=PROJECT)
-        model_id = output.partition("model_id: ")[2].split()[0]
-        [model] = PROJECT.glob(f"mlruns/*/models/{model_id}/artifacts")
-        run(binary("training", "python"), "-P", script, "label", data, model, cwd=WORK)
-        try:
-            data_path = ("--data-path", data / "data.csv")
-            run(binary("training", "mmp"), "compile", "--model-uri", model, *data_path, cwd=PROJECT)
-        except SystemFailed as exc:
-            self.not_compiled[columns] = str(exc)
-        return model
-
-    def sync(self, env: str, *groups: str) -> None:
-        """Install the project with these groups into one of our environments."""
-        command = (UV, "sync", "--quiet", "--compile-bytecode", "--no-default-groups")
-        given = [word for group in groups for word in ("--group", group)]
-        run(*command, *given, cwd=PROJECT, env={"UV_PROJECT_ENVIRONMENT": str(ENVS / env)})
+            self.project.train_table(count)
 
     # --------------------------------------------------------------------------- one system
 
@@ -141,14 +107,15 @@ class Bench:
 
     def install(self, system: System) -> None:
         """Make the system's environment, unless the last run left the same one."""
-        if system.compiled and (reason := self.not_compiled.get(system.columns)):
+        if system.compiled and (reason := self.project.not_compiled.get(system.columns)):
             raise SystemFailed(reason)
         if system.kind == "ours":
-            self.sync(system.env, ours.GROUPS[system.env])
-        elif system.dependencies:
-            known = [] if system.own_model or not system.answer else self.libraries.items()
-            needs = [*system.dependencies, *(f"{name}=={version}" for name, version in known)]
-            install(system.env, self.python, needs, system.overrides)
+            self.project.sync(system.env, ours.GROUPS[system.env])
+        elif system.own_model or not system.answer:  # it does not load our model
+            needs = list(system.dependencies)
+            install(system.env, self.project.python, needs, system.overrides)
+        else:
+            self.project.install(system.env, system.dependencies, system.overrides)
         if system.prepare:
             data = data_of(system.columns) / "data.csv"
             command = self.words(system, system.prepare, data=data)
@@ -204,7 +171,7 @@ class Bench:
     def profile(self, system: System, rows: "Rows") -> dict[str, float]:
         """Measure the parts of a request to our system, in a process without a server."""
         settings = {
-            "MODEL_URI": str(self.models[system.columns]),
+            "MODEL_URI": str(self.project.models[system.columns]),
             "ENGINE": ours.ENGINES[system.env],
             "CONFIG_PATH": str(CONFIG),
         }
@@ -232,7 +199,7 @@ class Bench:
 
     def words(self, system: System, command: tuple[str, ...], **words: object) -> list[str]:
         """A command of the system, with its words filled in and the path of its program."""
-        given = {"model": self.models[system.columns], "config": CONFIG, **words}
+        given = {"model": self.project.models[system.columns], "config": CONFIG, **words}
         program, *rest = system.filled(command, **given)
         return [str(binary(system.env, program)), *rest]
 
@@ -240,7 +207,7 @@ class Bench:
         """Environment variables of the system's processes."""
         return {
             "PATH": os.pathsep.join([str(ENVS / system.env / "bin"), os.environ["PATH"]]),
-            "MODEL": str(self.models[system.columns]),
+            "MODEL": str(self.project.models[system.columns]),
             "DATA": str(data_of(system.columns)),
             **system.environment,
         }
@@ -300,46 +267,6 @@ def label_of(system: System, server: Server, text: str) -> Any:
     return found
 
 
-# -------------------------------------------------------------------------- environments
-
-
-def install(env: str, python: str, needs: list[str], overrides: tuple[str, ...] = ()) -> None:
-    """Make a virtual environment with bytecode, unless one with the same requirements exists."""
-    path = ENVS / env
-    done = path / "needs.txt"
-    wanted = "\n".join([f"python {python}", *needs, *overrides])
-    if done.is_file() and done.read_text() == wanted:
-        return
-    run(UV, "venv", "--quiet", "--clear", "--python", python, path, cwd=WORK)
-    (path / "overrides.txt").write_text("\n".join(overrides))
-    command = (UV, "pip", "install", "--quiet", "--compile-bytecode", "--python", path)
-    run(*command, "--overrides", path / "overrides.txt", *needs, cwd=WORK)
-    done.write_text(wanted)
-
-
-def versions(env: str) -> dict[str, str]:
-    """The installed versions, by name."""
-    command = (UV, "pip", "list", "--quiet", "--format", "json", "--python", ENVS / env)
-    return {one["name"]: one["version"] for one in json.loads(run(*command, cwd=WORK))}
-
-
-def site_packages(env: str) -> int:
-    """The size of an environment's site-packages in bytes, including bytecode."""
-    [directory] = (ENVS / env).glob("lib/python*/site-packages")
-    files = (path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
-    return sum(path.stat().st_size for path in files)
-
-
-def binary(env: str, program: str) -> Path:
-    """The path of a program in an environment."""
-    return ENVS / env / "bin" / program
-
-
-def data_of(columns: int) -> Path:
-    """The directory of the data with this number of columns."""
-    return WORK / "data" / str(columns)
-
-
 # --------------------------------------------------------------------------- the command
 
 
@@ -372,14 +299,14 @@ def main() -> None:
         measured.append(bench.measure(system))
         results = {
             "machine": report.machine(),
-            "python": bench.python,
+            "python": bench.project.python,
             "seconds": bench.seconds,
             "warm_up": bench.warm_up,
             "systems": [asdict(figures) for figures in measured],
         }
         (WORK / "results.json").write_text(json.dumps(results, indent=1))
     is_full = not given.systems and given.seconds >= SECONDS
-    write(results, bench.python, is_full)
+    write(results, bench.project.python, is_full)
 
 
 def write(results: dict[str, Any], python: str, is_full: bool) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,9 +13,11 @@ import httptools
 import pytest
 import uvloop
 
-from benchmarks import ours, report
+from benchmarks import batch_report, ours, report
+from benchmarks.batch import Figures as BatchFigures
+from benchmarks.batch_systems import read_batches
 from benchmarks.load import LAP, Result, Target, closed_loop, open_loop
-from benchmarks.processes import SystemFailed, free_port, serving, tree
+from benchmarks.processes import SystemFailed, free_port, measure, serving, tree
 from benchmarks.serving import Figures
 from benchmarks.systems import HERE, body, read_systems
 
@@ -130,6 +133,26 @@ def test_a_server_is_awaited_measured_and_ended(tmp_path: Path) -> None:
         server.wait("/", "{}")
 
 
+def test_a_command_is_measured_with_all_its_processes(tmp_path: Path) -> None:
+    inner = "import time; kept = bytearray(b'x') * 200_000_000; time.sleep(0.5)"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    usage = measure([sys.executable, "-c", outer], tmp_path, {}, 30)
+    assert 0.5 < usage.seconds < 10
+    assert 200e6 < usage.memory < 300e6
+
+    with pytest.raises(SystemFailed, match="exited with 1: ValueError: no rows"):
+        measure([sys.executable, "-c", "raise ValueError('no rows')"], tmp_path, {}, 30)
+    inner = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    with pytest.raises(SystemFailed, match="longer than 1 s"):
+        measure([sys.executable, "-c", outer], tmp_path, {}, 1)
+    entry = Path("/proc", (tmp_path / "run.log").read_text().strip())
+    deadline = time.monotonic() + 20  # the ended process is there until its new parent sees it
+    while entry.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not entry.exists()
+
+
 def test_every_system_is_pinned() -> None:
     systems = read_systems()
     assert len({system.key for system in [*ours.systems(), *systems]}) == len(systems) + 8
@@ -138,6 +161,14 @@ def test_every_system_is_pinned() -> None:
         words = {"port": 1, "model": "m", "data": "d", "seconds": 1}
         assert "{" not in "".join(system.filled(system.command, **words))
         assert (HERE / f"{system.env}.py").is_file()
+
+    batches = [*read_batches(), *ours.batches()]
+    assert len({batch.key for batch in batches}) == len(batches)
+    assert sorted(one.key for one in batches if one.is_yardstick) == ["plain-script", "spark-udf"]
+    for batch in batches:
+        assert all("==" in one for one in batch.dependencies), batch.key
+        names = {"input": "i", "output": "o", "model": "m", "config": "c", "master": "local[2]"}
+        assert "{" not in "".join(batch.filled(batch.command, **names))
 
 
 def test_bodies_are_json() -> None:
@@ -190,3 +221,32 @@ def test_the_report_tells_figures_errors_and_failures(tmp_path: Path) -> None:
     file.write_text("a\n<!-- serving: begin -->\nold\n<!-- serving: end -->\nb\n")
     report.put(file, "serving", "new")
     assert file.read_text() == "a\n<!-- serving: begin -->\nnew\n<!-- serving: end -->\nb\n"
+
+
+def test_the_report_of_batches_compares_with_the_yardstick() -> None:
+    plain = ("plain-script", "plain script", False, True, "parquet")
+    ours = ("native", "**native**", False, False, "parquet")
+    figures = [
+        BatchFigures(*plain, 1_000_000, [5.0, 6.0, 4.0], 740_000_000, True),
+        BatchFigures(*plain, 10_000_000, [40.0], 4_500_000_000, True),
+        BatchFigures(*ours, 1_000_000, [2.0], 300_000_000, True),
+        BatchFigures(*ours, 10_000_000, failure="it wrote 9 rows of 10000000"),
+        BatchFigures("udf", "udf", True, True, "parquet", 1_000_000, [32.0], 1_000_000_000, False),
+    ]
+    results = {
+        "machine": report.machine(),
+        "python": "3.11",
+        "versions": {"plain script": {"pandas": "3.1.1", "other": "1"}},
+        "figures": [asdict(one) for one in figures],
+    }
+    tables = batch_report.tables(results)
+    both = "label, probabilities"
+    assert "| Parquet, 8 columns, 1 M / 10 M rows | rows/s | x plain script |" in tables
+    assert (
+        f"| plain script | 200,000 / 250,000 | 1.0 / 1.0 | 5.0 / 40 | 740 MB / 4,500 MB | {both} |"
+    ) in tables
+    assert f"| **native** | 500,000 / - | 2.5 / - | 2.0 / - | 300 MB / - | {both} |" in tables
+    assert "| Spark: Parquet, 8 columns, 1 M rows | rows/s | x udf |" in tables
+    assert "| udf | 31,200 | 1.0 | 32 | 1,000 MB | label |" in tables
+    assert "- plain script: Python 3.11, pandas 3.1.1." in tables
+    assert "10,000,000 rows: not measured: it wrote 9 rows of 10000000" in tables
