@@ -31,11 +31,17 @@ class ColumnType:
     """What a value must be, in words."""
     made_up: Any
     """An invented example value, as in JSON."""
+    arrow: str | None
+    """Arrow type of the column, by its alias; None if values of several types may be mixed."""
 
 
-_RFC_3339 = re.compile(
-    r"\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?([Zz]|[+-]\d{2}:\d{2})?)?"
+RFC_3339 = (
+    r"\d{4}-(0\d|1[0-2])-([0-2]\d|3[01])"
+    r"([Tt ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)?)?"
 )
+"""What a date-time or a date looks like; not every text that matches is a day of the calendar."""
+
+_RFC_3339 = re.compile(RFC_3339, re.ASCII)
 
 
 def parse_datetime(value: object) -> datetime:
@@ -123,17 +129,21 @@ _Any = Annotated[
 ]
 
 COLUMN_TYPES: dict[str, ColumnType] = {
-    "boolean": ColumnType(bool, "bool", "a boolean", True),
-    "integer": ColumnType(_Int32, "int32", "a 32-bit integer", 1),
-    "long": ColumnType(_Int64, "int64", "a 64-bit integer", 1),
-    "float": ColumnType(_Float32, "float32", "a finite single-precision number", 1.0),
-    "double": ColumnType(_Float64, "float64", "a finite number", 1.0),
-    "string": ColumnType(str, "object", "a string", "example"),
-    "binary": ColumnType(_Binary, "object", "base64 in a string", "AAAA"),
+    "boolean": ColumnType(bool, "bool", "a boolean", True, "bool"),
+    "integer": ColumnType(_Int32, "int32", "a 32-bit integer", 1, "int32"),
+    "long": ColumnType(_Int64, "int64", "a 64-bit integer", 1, "int64"),
+    "float": ColumnType(_Float32, "float32", "a finite single-precision number", 1.0, "float32"),
+    "double": ColumnType(_Float64, "float64", "a finite number", 1.0, "float64"),
+    "string": ColumnType(str, "object", "a string", "example", "string"),
+    "binary": ColumnType(_Binary, "object", "base64 in a string", "AAAA", "binary"),
     "datetime": ColumnType(
-        _DateTime, "datetime64[us]", "an RFC 3339 date-time or a date", "2026-01-01T00:00:00Z"
+        _DateTime,
+        "datetime64[us]",
+        "an RFC 3339 date-time or a date",
+        "2026-01-01T00:00:00Z",
+        "timestamp[us]",
     ),
-    "any": ColumnType(_Any, "object", "a string, a number, a boolean or null", "example"),
+    "any": ColumnType(_Any, "object", "a string, a number, a boolean or null", "example", None),
 }
 """MLflow's scalar types, and `any` for a column without one."""
 

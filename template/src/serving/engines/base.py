@@ -4,12 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from serving.contract.columns import Column, Row, Signature, to_table
 from serving.store.mlmodel import StoredModel
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 REFUSALS = (ValueError, ArithmeticError)
 """What a model raises for values that it cannot predict from."""
@@ -30,14 +33,23 @@ class Predictions:
     refused: np.ndarray | None = None
     """Shape (rows,), true for rows that the model refuses; the other arrays have no meaning there.
     None if the model refuses no row."""
+    positions: np.ndarray | None = None
+    """Shape (rows,), the position of each value in `classes`; None if the engine does not know."""
 
-    def rows(self, which: slice) -> "Predictions":
-        """The predictions of some of the rows."""
+    def rows(self, which: slice | np.ndarray) -> "Predictions":
+        """The predictions of some of the rows: a slice, or a mask of shape (rows,)."""
         probabilities = None if self.probabilities is None else self.probabilities[which]
         refused = None if self.refused is None else self.refused[which]
         if refused is not None and not refused.any():
             refused = None
-        return Predictions(self.values[which], probabilities, self.classes, self.names, refused)
+        positions = None if self.positions is None else self.positions[which]
+        return replace(
+            self,
+            values=self.values[which],
+            probabilities=probabilities,
+            refused=refused,
+            positions=positions,
+        )
 
     @property
     def first_refused(self) -> int | None:
@@ -56,6 +68,7 @@ class Predictions:
             parts[0],
             values=np.concatenate([part.values for part in parts]),
             probabilities=np.concatenate(probabilities) if probabilities else None,
+            positions=None,
         )
 
 
@@ -70,20 +83,32 @@ class Engine(ABC):
     """Whether calls may run on the event loop: they end for all values."""
     classes: tuple[Any, ...] = ()
     """The labels of a model that gives a probability for each; empty for other models."""
+    exact_integers: bool = False
+    """Whether a column of integers with missing values is made of objects; else it is of floats."""
 
     def reader(self, columns: Sequence[Column]) -> Callable[[Sequence[Row]], Any]:
         """Make the function that turns rows of requests into what `predict` takes.
 
         It makes a `contract.columns.Table`; an engine may override it with something quicker.
         """
-        return partial(to_table, columns=columns)
+        return partial(to_table, columns=columns, exact_integers=self.exact_integers)
+
+    def column_reader(self, columns: Sequence[Column]) -> "Callable[[Mapping[str, pa.Array]], Any]":
+        """Make the function that turns Arrow columns into what `predict` takes.
+
+        It gets the columns as `contract.arrow.convert` makes them, by name. It makes a
+        `contract.columns.Table`; an engine that overrides `reader` overrides it, too.
+        """
+        from serving.contract import arrow  # batch prediction has pyarrow, the API does not
+
+        return partial(arrow.to_table, columns=columns, exact_integers=self.exact_integers)
 
     @abstractmethod
     def predict(self, table: Any) -> Predictions:
         """Predict every row of a table.
 
         Args:
-            table: what `reader` makes of requests, or a `contract.columns.Table` of a file's rows.
+            table: what `reader` or `column_reader` makes.
 
         An engine that knows which rows the model refuses sets `Predictions.refused`.
 

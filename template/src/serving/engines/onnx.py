@@ -5,10 +5,10 @@ neither scikit-learn nor pandas, and unpickles nothing.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,6 +17,9 @@ from serving.contract.columns import Column, Row
 from serving.engines.base import Engine, Predictions
 from serving.errors import ServingError
 from serving.store.mlmodel import StoredModel
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 DIRECTORY = "compiled"
 GRAPH = "model.onnx"
@@ -30,6 +33,9 @@ Feed = dict[str, np.ndarray]
 """The graph's inputs by name."""
 
 _EPOCH = datetime(1970, 1, 1)
+
+_SLICE_ROWS = 8_192
+"""Rows of a call: few enough for the intermediate results to stay in the processor's cache."""
 
 
 class NotCompiledError(ServingError):
@@ -168,9 +174,35 @@ class OnnxEngine(Engine):
 
         return read_rows
 
+    def column_reader(
+        self, columns: Sequence[Column]
+    ) -> "Callable[[Mapping[str, pa.Array]], Feed]":
+        """See `Engine.column_reader`."""
+        from serving.contract import arrow
+
+        numbers, texts = self.compiled.numbers, self.compiled.texts
+        datetimes = {column.name for column in columns if column.type == "datetime"}
+
+        def read_columns(arrays: "Mapping[str, pa.Array]") -> Feed:
+            feed = {}
+            rows = len(next(iter(arrays.values())))
+            if numbers:
+                feed["numbers"] = matrix = np.empty((rows, len(numbers)))
+                for index, name in enumerate(numbers):
+                    matrix[:, index] = arrow.numbers(arrays[name])
+                    if name in datetimes:
+                        matrix[:, index] /= 1e6  # from microseconds
+            if texts:
+                feed["texts"] = objects = np.empty((rows, len(texts)), dtype=object)
+                for index, name in enumerate(texts):
+                    objects[:, index] = arrow.texts(arrays[name], MISSING_TEXT, _text)
+            return feed
+
+        return read_columns
+
     def predict(self, table: Feed) -> Predictions:
         """See `Engine.predict`."""
-        outputs = dict(zip(self._outputs, self._session.run(self._outputs, table), strict=True))
+        outputs = self._run(table)
         refused = np.isnan(outputs["values"]) if "values" in outputs else outputs["label"] < 0
         if refused.ndim > 1:  # of several outputs
             refused = refused.any(axis=1)
@@ -178,7 +210,22 @@ class OnnxEngine(Engine):
         if "values" in outputs:
             return Predictions(outputs["values"], refused=known)
         values = self._labels[outputs["label"]]
-        return Predictions(values, outputs.get("probabilities"), self.classes, refused=known)
+        positions = outputs["label"] if self.classes else None
+        return Predictions(
+            values, outputs.get("probabilities"), self.classes, refused=known, positions=positions
+        )
+
+    def _run(self, feed: Feed) -> dict[str, np.ndarray]:
+        rows = len(next(iter(feed.values())))
+        slices = [slice(start, start + _SLICE_ROWS) for start in range(0, rows, _SLICE_ROWS)]
+        if len(slices) <= 1:
+            return dict(zip(self._outputs, self._session.run(self._outputs, feed), strict=True))
+        parts = [
+            self._session.run(self._outputs, {name: one[part] for name, one in feed.items()})
+            for part in slices
+        ]
+        columns = map(np.concatenate, zip(*parts, strict=True))
+        return dict(zip(self._outputs, columns, strict=True))
 
     def describe(self) -> dict[str, Any]:
         """See `Engine.describe`."""

@@ -1,12 +1,10 @@
 """Any model that MLflow loads as a Python function."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from serving.contract.columns import Column, Row, Table, to_table
+from serving.contract.columns import Table
 from serving.engines.base import Engine, Predictions, single_output
 from serving.store.mlmodel import StoredModel
 
@@ -18,6 +16,7 @@ class PyfuncEngine(Engine):
     """Any other model that MLflow loads as a Python function; MLflow enforces its signature."""
 
     name = "pyfunc"
+    exact_integers = True
 
     def __init__(self, model: StoredModel) -> None:
         import mlflow.pyfunc
@@ -29,9 +28,6 @@ class PyfuncEngine(Engine):
         optional = [column for column in schema or () if not column.required]
         self._integers = {c.name: c.type.to_numpy() for c in optional if c.type.name in _INTEGERS}
         self._booleans = [c.name for c in optional if c.type.name == "boolean"]
-
-    def reader(self, columns: Sequence[Column]) -> Callable[[Sequence[Row]], Table]:
-        return partial(to_table, columns=columns, exact_integers=True)
 
     def predict(self, table: Table) -> Predictions:
         import pandas as pd
