@@ -7,6 +7,7 @@ from typing import Any
 
 import plumbum
 import pytest
+from framework.postgresql import PostgreSQL, running_postgresql
 from helpers import assert_questions, copy_template, uv
 from pytest_copie.plugin import Copie
 from serving import train
@@ -79,3 +80,10 @@ def project(render: Render) -> Path:
 def penguins(project: Path) -> str:
     """The run id of the example; its recipe compiles the model."""
     return train(project)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A real server, which the tests share."""
+    with running_postgresql() as server:
+        yield server

@@ -113,7 +113,7 @@ def programs() -> tuple[str, str]:
     """
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
-        missing = "chromium or chromedriver is not installed (Debian: .ci/browser)"
+        missing = "chromium or chromedriver is not installed (Debian: .ci/packages)"
         if os.environ.get("REQUIRE_BROWSER"):
             pytest.fail(missing)
         pytest.skip(missing)  # allowed on machines without a browser, not in CI

@@ -12,9 +12,11 @@ from typing import Any
 import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
+from postgresql import PostgreSQL, running_postgresql
 from serving.api.app import create_app
 from serving.config.settings import (
     CorsSettings,
+    DatabaseSettings,
     LoggingSettings,
     MLflowSettings,
     ServingSettings,
@@ -46,12 +48,20 @@ SAMPLE: dict[str, Any] = {
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Isolate the tests from the settings of this machine."""
     names = ["CONFIG_PATH", "RECIPE_PATH", "DATA_PATH", "OUTPUT_PATH"]
-    for section in (ServingSettings, CorsSettings, MLflowSettings, LoggingSettings):
+    sections = (ServingSettings, CorsSettings, MLflowSettings, LoggingSettings, DatabaseSettings)
+    for section in sections:
         prefix = section.model_config.get("env_prefix", "")
         names += [f"{prefix}{name}".upper() for name in section.model_fields]
     for name in names:
         monkeypatch.setenv(name, "")  # so that a change by a command is undone after the test
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A real server, which the tests share."""
+    with running_postgresql() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from conftest import PROJECT
 from pydantic import BaseModel
 from serving.config.settings import (
     CorsSettings,
+    DatabaseSettings,
     LoggingSettings,
     MLflowSettings,
     ServingSettings,
@@ -24,6 +25,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "serving.cors": CorsSettings,
     "mlflow": MLflowSettings,
     "logging": LoggingSettings,
+    "data_source.config": DatabaseSettings,
 }
 
 
@@ -126,6 +128,45 @@ def test_an_empty_key_is_refused_in_a_file_and_not_set_in_the_environment(
         load_settings(write(tmp_path, "serving: {api_key: ''}"))
     monkeypatch.setenv("API_KEY", "")
     assert load_settings(write(tmp_path, "")).serving.api_key is None
+
+
+def test_a_database_is_named_as_in_modern_ml_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(
+        tmp_path,
+        "data_source: {name: PostgreSQL, adapter_type: sql, config: {"
+        'connection_uri: "postgresql://${DB_USER:me}:${DB_PASSWORD}@localhost:5432/mine", '
+        "query_timeout: 300}}",
+    )
+    monkeypatch.setenv("DB_PASSWORD", "hunter2")
+    settings = load_settings(path)
+    config = settings.data_source.config
+    assert config.connection_uri is not None
+    assert config.connection_uri.get_secret_value() == "postgresql://me:hunter2@localhost:5432/mine"
+    assert config.query_timeout == 300
+    assert "hunter2" not in repr(settings)
+    monkeypatch.setenv("DATA_SOURCE_CONNECTION_URI", "sqlite:///other.db")
+    config = load_settings(path).data_source.config
+    assert config.connection_uri is not None
+    assert config.connection_uri.get_secret_value() == "sqlite:///other.db"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("adapter_type: storage", "data_source.adapter_type: must be 'sql' (is 'storage')"),
+        ("uri: sqlite://", "data_source.uri: unknown key; known keys: name, adapter_type, config"),
+        ("config: {base_path: ./data}", "data_source.config.base_path: unknown key; known keys: c"),
+        ("config: {connection_uri: hunter2}", "data_source.config.connection_uri: must be a URI"),
+        ("config: {query_timeout: 0}", "data_source.config.query_timeout: must be greater than 0"),
+    ],
+)
+def test_a_mistake_in_the_database_is_named(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_settings(write(tmp_path, f"data_source: {{{content}}}"))
+    assert message in str(error.value)
+    assert "hunter2" not in str(error.value)
 
 
 def test_exactly_one_model_is_named(tmp_path: Path) -> None:

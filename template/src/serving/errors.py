@@ -4,9 +4,11 @@
 class ServingError(Exception):
     """Base of all errors whose message is shown to the user unchanged.
 
-    The command line prints it to stderr and exits with status 2; the server logs it as the reason
-    why it is not ready.
+    The command line prints it to stderr and exits with the status; the server logs it as the
+    reason why it is not ready.
     """
+
+    status = 2
 
 
 class ConfigError(ServingError):
@@ -19,6 +21,31 @@ class RecipeError(ServingError):
 
 class DataError(ServingError):
     """A data file cannot be read, or its columns or values are not as required."""
+
+
+class TemporaryFailure(DataError):
+    """Something else than the data failed, and trying again may help."""
+
+
+class NoSpaceError(TemporaryFailure):
+    """The disk is full."""
+
+
+class StoreFailed(TemporaryFailure):
+    """An object store cannot be reached, or has refused a request."""
+
+
+class WorkerLost(TemporaryFailure):
+    """A worker process has ended."""
+
+    status = 1
+
+
+class InterruptedRun(ServingError):
+    """A run was stopped before its end, and can be resumed."""
+
+    status = 75
+    """`EX_TEMPFAIL` of sysexits.h: trying again makes sense."""
 
 
 class TrainingError(ServingError):

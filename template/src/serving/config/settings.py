@@ -240,6 +240,47 @@ class LoggingSettings(Section):
         return value.lower() if isinstance(value, str) else value
 
 
+class DatabaseSettings(Section):
+    """How to reach the database: `DATA_SOURCE_CONNECTION_URI`, `DATA_SOURCE_QUERY_TIMEOUT`."""
+
+    model_config = SettingsConfigDict(env_prefix="DATA_SOURCE_")
+
+    connection_uri: SecretStr | None = Field(
+        default=None,
+        description="URI of the database of queries and tables, "
+        "`postgresql://USER:PASSWORD@HOST:5432/DATABASE`",
+    )
+    query_timeout: FiniteFloat | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds that PostgreSQL may take for the next rows of a query; not set: any "
+        "time",
+    )
+
+    @field_validator("connection_uri", mode="before")
+    @classmethod
+    def _is_a_uri(cls, value: Any) -> Any:
+        # Checked here, because Pydantic's own message would quote the password.
+        if value is not None and not (isinstance(value, str) and "://" in value):
+            raise ValueError("must be a URI such as postgresql://USER:PASSWORD@HOST:5432/DATABASE")
+        return value
+
+
+class DataSourceSettings(BaseModel):
+    """Where queries are run and tables are written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "database"
+    adapter_type: Literal["sql"] = "sql"
+    config: DatabaseSettings = Field(default_factory=DatabaseSettings)
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _no_arguments_of_pydantic_settings(cls, section: Any) -> Any:
+        return _checked(section)
+
+
 class EnvironmentSettings(BaseModel):
     """A human-readable name for this configuration."""
 
@@ -257,6 +298,7 @@ class Settings(BaseModel):
     mlflow: MLflowSettings = Field(default_factory=MLflowSettings)
     serving: ServingSettings = Field(default_factory=ServingSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
+    data_source: DataSourceSettings = Field(default_factory=DataSourceSettings)
     custom: Any = Field(default=None, description="An instance of the user's `CustomSettings`")
 
     @field_validator("mlflow", "serving", "logging", "custom", mode="before")
@@ -299,7 +341,13 @@ def load_settings(path: Path | None = None) -> Settings:
     Raises `ConfigError` with one sentence that names the file, the key and the rule, and
     `ExtensionError` when the user's own section cannot be used.
     """
-    sections: list[type[Section]] = [MLflowSettings, CorsSettings, ServingSettings, LoggingSettings]
+    sections: list[type[Section]] = [
+        MLflowSettings,
+        CorsSettings,
+        ServingSettings,
+        LoggingSettings,
+        DatabaseSettings,
+    ]
     model = Settings
     if own := _own_section():
         sections.append(own)

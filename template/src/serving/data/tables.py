@@ -1,7 +1,5 @@
 """Read and write CSV and Parquet files, with the types of a model's columns."""
 
-import contextlib
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,8 @@ import pandas as pd
 from pandas.api import types
 from pydantic import TypeAdapter, ValidationError
 
-from serving.config.yaml_file import did_you_mean
 from serving.contract.columns import COLUMN_TYPES, MISSING, Column, Table, is_datetime, to_array
+from serving.data import base
 from serving.errors import DataError
 from serving.redaction import first_line
 
@@ -94,46 +92,12 @@ def check_format(path: Path) -> None:
         raise DataError(f"{path}: the file name must end in {' or '.join(FORMATS)}{hint}")
 
 
-def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a CSV or Parquet file atomically.
-
-    Raises `DataError` with one sentence that names the file and what is wrong.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if is_csv(path):
-            frame.to_csv(unfinished, index=False)
-        else:
-            frame.to_parquet(unfinished, index=False)
-        unfinished.replace(path)
-    except OSError as exc:
-        raise DataError(f"{path}: cannot be written: {exc.strerror or exc}") from None
-    except (ValueError, TypeError, OverflowError) as exc:  # Parquet has no type for a value
-        raise DataError(f"{path}: cannot be written: {first_line(exc)}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-
-
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "the character |"}
-
-
 def require_columns(frame: pd.DataFrame, names: Sequence[str], path: Path, why: str) -> None:
-    """Raise `DataError` naming the first missing column, and the columns of the file."""
-    for name in names:
-        if name not in frame.columns:
-            [only, *others] = frame.columns
-            separator = next((one for one in _SEPARATORS if one in only and not others), None)
-            if separator:
-                raise DataError(
-                    f"{path}: the columns are separated by {_SEPARATORS[separator]}; "
-                    "separate them by commas"
-                )
-            meant = did_you_mean(name, frame.columns)
-            raise DataError(
-                f"{path}: has no column '{name}' ({why}); it has {', '.join(frame.columns)}{meant}"
-            )
+    """Raise `DataError` naming the file, the first missing column, and the columns of the file."""
+    try:
+        base.require_columns(list(frame.columns), names, why)
+    except DataError as exc:
+        raise DataError(f"{path}: {exc}") from None
 
 
 def infer_column(series: "pd.Series[Any]", name: str) -> Column:
