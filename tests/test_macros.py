@@ -1,6 +1,7 @@
 """The macro libraries of extensions/, rendered with the settings of copier.yml."""
 
 import json
+import re
 import tomllib
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_every_direct_dependency_is_refused_as_a_name(render: Render) -> None:
             if isinstance(entry, str)
         ),
     ]
-    direct = {requirement.partition(">")[0].strip().lower() for requirement in requirements}
+    direct = {re.split(r"[\[>]", requirement)[0].strip().lower() for requirement in requirements}
     assert direct <= set(validators.DEPENDENCIES)
 
 

@@ -94,12 +94,12 @@ def test_model_predicts_its_example_online_and_in_batch(client: TestClient, tmp_
     batch = client.post("/predict/batch", json={"samples": [example]})
     assert batch.json()["predictions"] == [answer.json()]
     if find_spec("serving.inference"):
-        from serving.inference.batch import predict_file
+        from serving.inference.batch import Job, run_batch
 
         source, output = tmp_path / "example.csv", tmp_path / "answer.parquet"
         pd.DataFrame([example]).to_csv(source, index=False)
         app: Any = client.app
-        predict_file(app.state.service.model, source, output)
+        run_batch(app.state.settings, Job(data=str(source), output=str(output)))
         [row] = pd.read_parquet(output).to_dict(orient="records")
         assert row["prediction"] == answer.json()["prediction"]
 

@@ -118,4 +118,4 @@ def main() -> None:
         app(prog_name="mmp")
     except ServingError as exc:
         print(f"mmp: {redact(str(exc))}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(exc.status)

@@ -5,6 +5,7 @@ stops the start with one sentence that names the file and the line.
 """
 
 import contextlib
+import hashlib
 import importlib
 import importlib.util
 import traceback
@@ -37,6 +38,18 @@ def load(name: str) -> ModuleType | None:
 def found() -> list[str]:
     """The modules of `MODULES` that the project has."""
     return [name for name in MODULES if load(name)]
+
+
+def fingerprint() -> str | None:
+    """A digest of the package's Python files; None if the project has none."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None:
+        return None
+    digest = hashlib.sha256()
+    for directory in spec.submodule_search_locations or ():
+        for file in sorted(Path(directory).rglob("*.py")):
+            digest.update(f"{file.relative_to(directory)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def function(module: ModuleType, name: str) -> Callable[..., Any]:

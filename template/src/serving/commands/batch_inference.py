@@ -1,52 +1,265 @@
 """`mmp batch-inference`."""
 
+import contextlib
+import errno
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from serving.commands._next import STARTED_BY
 from serving.commands._options import (
     ConfigPath,
-    DataPath,
     ModelUri,
     RunId,
     choose_model,
     settings_with,
 )
-from serving.config.settings import DEFAULT_CONFIG
-from serving.errors import ConfigError
+from serving.config.settings import DEFAULT_CONFIG, EngineChoice, Settings
+from serving.errors import ConfigError, InterruptedRun
+from serving.inference.signals import never, remembered_signals
+
+if TYPE_CHECKING:
+    from serving.inference.batch import Job
+    from serving.inference.stream import Limit
+    from serving.inference.summary import Summary
+
+REJECTED_STATUS = 3
+"""Exit status of a run that has set rows aside."""
 
 
 def run(
     run_id: RunId = None,
     model_uri: ModelUri = None,
     config_path: ConfigPath = DEFAULT_CONFIG,
-    data_path: DataPath = None,
+    data_path: Annotated[
+        str | None,
+        typer.Option(
+            "--data-path",
+            "-d",
+            envvar="DATA_PATH",
+            help="CSV or Parquet file, directory or pattern of Parquet files, s3://, gs:// or "
+            "abfs:// address, or .sql file with a query.",
+        ),
+    ] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(envvar="QUERY", help="Query of the database, instead of a file."),
+    ] = None,
     output_path: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output-path", "-o", envvar="OUTPUT_PATH", help="CSV or Parquet file to write."
         ),
     ] = None,
+    output_table: Annotated[
+        str | None,
+        typer.Option(
+            envvar="OUTPUT_TABLE",
+            help="[SCHEMA.]TABLE of the database to add the rows to, instead of a file.",
+        ),
+    ] = None,
+    engine: Annotated[
+        EngineChoice | None,
+        typer.Option(
+            envvar="ENGINE",
+            help="onnx: the compiled model; native: the model itself; auto: the compiled one if "
+            "there is one.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            envvar="BATCH_WORKERS",
+            help="How many blocks of rows are predicted at the same time; processes for the "
+            "native engine.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            envvar="RESUME",
+            help="Keep finished parts beside the output, and go on after them if there are any.",
+        ),
+    ] = False,
+    part_rows: Annotated[
+        int, typer.Option(min=1, envvar="PART_ROWS", help="Rows of such a part.")
+    ] = 1_000_000,
+    on_bad_row: Annotated[
+        Literal["stop", "quarantine"],
+        typer.Option(
+            envvar="ON_BAD_ROW",
+            help="stop: write nothing; quarantine: write wrong rows to a file of their own.",
+        ),
+    ] = "stop",
+    rejected_path: Annotated[
+        str | None,
+        typer.Option(envvar="REJECTED_PATH", help="That file; default: OUTPUT.rejected.EXTENSION."),
+    ] = None,
+    max_rejected: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MAX_REJECTED",
+            help="Most rows that may be wrong: a number, or a share such as 1%. Needs "
+            "--on-bad-row quarantine.",
+        ),
+    ] = None,
+    on: Annotated[
+        Literal["local", "spark"],
+        typer.Option(
+            envvar="BATCH_ON", help="local: this machine; spark: Spark, which writes a directory."
+        ),
+    ] = "local",
+    master: Annotated[
+        str,
+        typer.Option(
+            envvar="SPARK_MASTER",
+            help="Spark's master: local[*], spark://HOST:PORT, yarn, k8s://...",
+        ),
+    ] = "local[*]",
+    summary: Annotated[
+        Path | None,
+        typer.Option(envvar="SUMMARY_PATH", help="JSON file for the figures of the run."),
+    ] = None,
 ) -> None:
-    """Predict every row of a file.
+    """Predict every row of a file or a query, in order.
 
-    Writes the rows in the same order, with their predictions added.
+    Writes the rows with all their columns, and adds the predictions. Exit status: 0, 2 if nothing
+    was written, 3 if rows were set aside, 75 if the same command goes on where it was stopped.
     """
-    if data_path is None:
-        raise ConfigError("no data file is given; use --data-path FILE (DATA_PATH)")
-    if output_path is None:
-        raise ConfigError("no output file is given; use --output-path FILE (OUTPUT_PATH)")
+    _require_one(
+        "data", {"--data-path FILE (DATA_PATH)": data_path, "--query SELECT (QUERY)": query}
+    )
+    _require_one(
+        "output",
+        {
+            "--output-path FILE (OUTPUT_PATH)": output_path,
+            "--output-table TABLE (OUTPUT_TABLE)": output_table,
+        },
+    )
+    if summary:
+        _check_summary(summary)
     choose_model(run_id, model_uri)
-    settings = settings_with(config_path)
 
-    from serving.data.tables import check_format
-    from serving.inference.batch import predict_file
-    from serving.model.hooks import PredictionHooks
-    from serving.model.loading import load_model
+    with _resumable(resume) as stop_asked:
+        limit = _limit(on_bad_row, max_rejected, rejected_path)
+        settings = settings_with(config_path, ENGINE=engine)
+        from serving.inference.batch import Job, run_batch
 
-    check_format(data_path)
-    check_format(output_path)
-    model = load_model(settings, "native", PredictionHooks.load(settings))
-    rows = predict_file(model, data_path, output_path)
-    print(f"{rows} rows predicted: {output_path}")
+        job = Job(
+            data=data_path,
+            query=query,
+            output=output_path,
+            table=output_table,
+            engine=settings.serving.engine,
+            workers=workers,
+            resume=resume,
+            part_rows=part_rows,
+            limit=limit,
+            rejected=rejected_path,
+        )
+        try:
+            if on == "spark":
+                done = _run_on_spark(settings, job, master)
+            else:
+                done = run_batch(settings, job, stop_asked)
+        except SystemExit as exc:  # SIGTERM
+            if resume:
+                raise
+            # Everything is cleaned up. Threads of Arrow may still call Python, so the interpreter
+            # must not be taken apart under them.
+            sys.stderr.flush()
+            os._exit(int(exc.code or 0))
+    print(done)
+    if summary:
+        _write_summary(summary, done.as_dict())
+    if done.rejected:
+        raise typer.Exit(REJECTED_STATUS)
+
+
+def _run_on_spark(settings: Settings, job: "Job", master: str) -> "Summary":
+    from serving.inference.spark.run import predict_on_spark
+
+    return predict_on_spark(settings, job, master)
+
+
+def _require_one(what: str, options: dict[str, str | None]) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if not given:
+        raise ConfigError(f"no {what} is given; use {' or '.join(options)}")
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} are both given; keep one")
+
+
+def _limit(on_bad_row: str, max_rejected: str | None, rejected_path: str | None) -> "Limit":
+    from serving.inference.stream import STOP, Limit
+
+    if on_bad_row == "stop":
+        for name, value in (("--max-rejected", max_rejected), ("--rejected-path", rejected_path)):
+            if value is not None:
+                raise ConfigError(f"{name} has a meaning only with --on-bad-row quarantine")
+        return STOP
+    if max_rejected is None:
+        return Limit()
+    is_share = max_rejected.endswith("%")
+    try:
+        number = float(max_rejected.removesuffix("%")) / 100 if is_share else int(max_rejected)
+    except ValueError:
+        number = -1
+    if not number >= 0 or (is_share and number > 1):  # also refuses NaN
+        raise ConfigError(
+            f"--max-rejected must be a number of rows, or a share such as 1%, is '{max_rejected}'"
+        )
+    return Limit(share=number) if is_share else Limit(rows=int(number))
+
+
+@contextlib.contextmanager
+def _resumable(resume: bool) -> Iterator[Callable[[], bool]]:
+    """Name the command that goes on, for an interrupted run with `--resume`.
+
+    Yields a function that says whether a signal has asked the run to stop.
+    """
+    if not resume:
+        yield never
+        return
+    try:
+        with remembered_signals() as stop_asked:
+            yield stop_asked
+        return
+    except InterruptedRun as exc:
+        reason = str(exc)
+    except (KeyboardInterrupt, SystemExit):  # a second signal; see `serving.cli`
+        reason = "stopped by a signal"
+    raise InterruptedRun(f"{reason}; finished parts are kept, go on with: {_again()}")
+
+
+def _again() -> str:
+    """The command that was given, which with `--resume` goes on."""
+    command = shlex.join(["mmp", *sys.argv[1:]])
+    return command if os.environ.get(STARTED_BY) else f"uv run {command}"
+
+
+def _check_summary(path: Path) -> None:
+    """Raise `ConfigError` if the file cannot be written; it is too late for that after the run."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be written: {exc.strerror}") from None
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a directory; name a file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"{path}: cannot be written: {os.strerror(errno.EACCES)}")
+
+
+def _write_summary(path: Path, figures: dict[str, object]) -> None:
+    try:
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be written: {exc.strerror}") from None

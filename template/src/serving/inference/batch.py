@@ -1,110 +1,238 @@
-"""Predict every row of a CSV or Parquet file."""
+"""Batch prediction on this machine: put source, model and output together."""
 
-from pathlib import Path
-from typing import Any
+import contextlib
+import fnmatch
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-from pydantic import ValidationError
+import pyarrow as pa
 
-from serving.config.yaml_file import first_problem
-from serving.contract.columns import Table
-from serving.data.tables import check_format, is_csv, read_table, to_table, write_table
-from serving.errors import DataError, Refused, RowError, ServingError
-from serving.model.hooks import Record
+from serving import extensions
+from serving.config.settings import EngineChoice, Settings
+from serving.data.base import Parts, Sink, Source
+from serving.data.files import FileParts, open_sink, open_source
+from serving.data.locations import Location, check_format, locate
+from serving.errors import ConfigError, DataError
+from serving.inference.kernel import Kernel
+from serving.inference.outputs import Output, PartedOutput, WholeOutput
+from serving.inference.rejected import check_reasons, rejected_schema
+from serving.inference.signals import never
+from serving.inference.stream import STOP, Limit, predict_stream
+from serving.inference.summary import Summary, peak_memory_mb
+from serving.inference.workers import KernelSpec, Workers, cores
+from serving.model.hooks import PredictionHooks
+from serving.model.loading import load_model
 from serving.model.served import ServedModel
-from serving.redaction import first_line
+from serving.redaction import redact
+
+if TYPE_CHECKING:
+    from serving.data.database import Database
+
+_CHUNK_VALUES = 1 << 18
+_MOST_CHUNK_ROWS = 1 << 14
 
 
-def predict_file(model: ServedModel, data_path: Path, output_path: Path) -> int:
-    """Write the file's rows, in order and with all their columns, with the predictions added.
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to predict, and how."""
 
-    The added columns are `prediction`, the fields of the user's hooks and, if the model gives
-    probabilities, `confidence` and `probability_<class>` for each class. Entity columns are
-    required, as in a request. A target column is kept.
+    data: str | None = None
+    """Path, pattern or address of the rows, or path of a file with a query (`.sql`)."""
+    query: str | None = None
+    """A query, instead of `data`."""
+    output: str | None = None
+    """Path or address of the file to write."""
+    table: str | None = None
+    """`TABLE` or `SCHEMA.TABLE` of the database, instead of `output`."""
+    engine: EngineChoice = "auto"
+    workers: int | None = None
+    """How many chunks are predicted at the same time; None: what suits the engine."""
+    resume: bool = False
+    part_rows: int = 1_000_000
+    limit: Limit = STOP
+    """How many rows may be rejected."""
+    rejected: str | None = None
+    """Path or address of the file of rejected rows; None: beside the output."""
 
-    Returns the number of rows.
+    @property
+    def sets_aside(self) -> bool:
+        """Whether wrong rows are written to a file of their own."""
+        return self.limit != STOP
 
-    Raises `DataError` naming the file, the column, the row and the rule; then nothing is written.
+
+def run_batch(settings: Settings, job: Job, stop_asked: Callable[[], bool] = never) -> Summary:
+    """Predict all rows of the job.
+
+    Args:
+        settings: which model, from where.
+        job: what to predict.
+        stop_asked: whether the run shall end after the part that it is writing.
+
+    Raises `DataError` for data that cannot be read, predicted or written, `InterruptedRun` if the
+    run can be resumed, and what `load_model` raises.
     """
-    check_format(output_path)
-    if output_path.resolve() == data_path.resolve():
-        raise DataError(f"{output_path}: is the input file; name another file for the output")
-    schemas = model.schemas
-    columns = schemas.columns
-    typed = [column.name for column in columns if column.type != "any"]
-    frame = read_table(data_path, as_text=[*typed, *schemas.request_fields.values()])
-    table = to_table(frame, columns, data_path, from_text=is_csv(data_path))
+    started = time.monotonic()
+    # Arrow's other allocators are no faster here, and keep 100 MB more.
+    pa.set_memory_pool(pa.system_memory_pool())
+    output, rejected = _destinations(job)
+    source = _open_source(settings, job)
+    model = load_model(settings, job.engine, PredictionHooks.load(settings))
+    keep_text = source.is_text and output is not None and output.is_csv
+    spec = KernelSpec(
+        model.path,
+        model.model_id,
+        model.version,
+        job.engine,
+        source.schema,
+        source.is_text,
+        keep_text,
+    )
     try:
-        answers = pd.DataFrame(_answers(model, frame, table))
-    except RowError as exc:
-        cause = exc.__cause__
-        reason = first_line(cause) if cause else "the model cannot predict from its values"
-        raise DataError(f"{data_path}: row {exc.index + 1}: {reason}") from exc
-    except (ServingError, Refused) as exc:
-        raise DataError(f"{data_path}: {exc}") from exc
-    except Exception as exc:
-        raise ServingError(f"the model failed on {data_path}: {first_line(exc)}") from exc
-
-    answers = answers.drop(columns=["model_version", "model_id"])
-    if answers["confidence"].isna().all():
-        answers = answers.drop(columns="confidence")  # the model gives none
-    if "probabilities" in answers:
-        probabilities = pd.DataFrame(answers.pop("probabilities").tolist())
-        answers = answers.join(probabilities.add_prefix("probability_"))
-    own = set(schemas.response_fields.values())
-    answers = answers[sorted(answers, key=own.__contains__)]  # the hooks' columns come last
-    for name in answers:
-        if name in frame.columns:
-            raise DataError(
-                f"{data_path}: already has a column '{name}'; rename it, the predictions need it"
+        if job.sets_aside:
+            check_reasons(source.schema)
+        kernel = Kernel(model, source.schema, is_text=spec.is_text, keep_text=spec.keep_text)
+    except DataError as exc:
+        raise DataError(f"{source.name}: {exc}") from None
+    chunk_rows = _chunk_rows(source.schema, job)
+    # ONNX Runtime lets other threads run, scikit-learn mostly does not.
+    releases = model.engine.inline
+    count = job.workers or (cores() if releases else 1)
+    workers = Workers(kernel, spec, count, in_processes=not releases)
+    with contextlib.closing(model), workers:
+        destination: Output
+        if job.resume:
+            parts = _open_parts(settings, job, output, kernel.schema)
+            fixed = _fixed(job, source, model, kernel, chunk_rows, rejected)
+            part_chunks = math.ceil(job.part_rows / chunk_rows)
+            destination = PartedOutput(
+                parts, rejected, rejected_schema(source.schema), fixed, part_chunks
             )
-    if not is_csv(output_path):  # a CSV file keeps the original text, such as 007
-        frame = frame.assign(**{name: table[name] for name in table if name in frame.columns})
-    write_table(frame.join(answers), output_path)
-    return len(frame)
+        else:
+            sink = _open_sink(settings, job, output, kernel.schema)
+            destination = WholeOutput(sink, rejected, rejected_schema(source.schema))
+        counts = predict_stream(
+            source,
+            workers,
+            destination,
+            chunk_rows=chunk_rows,
+            limit=job.limit,
+            stop_asked=stop_asked,
+        )
+    return Summary(
+        rows=counts.rows,
+        rejected=counts.rejected,
+        seconds=time.monotonic() - started,
+        engine=model.engine.name,
+        model=redact(model.uri),
+        model_id=model.model_id,
+        output=output.name if output else f"table {job.table}",
+        rejected_output=rejected.name if counts.rejected and rejected else None,
+        resumed_rows=destination.rows,
+        peak_memory_mb=peak_memory_mb(),
+    )
 
 
-def _answers(model: ServedModel, frame: pd.DataFrame, table: Table) -> list[Record]:
-    if model.hooks is None:
-        inputs = {column.name: table[column.name] for column in model.schemas.inputs}
-        predictions = model.predict(inputs)
-        if (index := predictions.first_refused) is not None:
-            raise RowError(index)
-        return list(model.bare_answers(predictions))
-    columns = {name: _python_values(values) for name, values in table.items()}
-    records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    for record, further in zip(records, _request_fields(model, frame), strict=True):
-        record |= further
-    found = model.answer_records(records, model.hooks)
-    schema = model.response_schema  # checks and completes the answers, as in the API
-    answers = [schema.model_validate(answer).model_dump(by_alias=True) for answer in found]
-    for answer in answers:
-        answer.pop("entities", None)  # the row already has them
-    return answers
+def _destinations(job: Job) -> tuple[Location | None, Location | None]:
+    """The file of the answers, unless it is a table, and that of the rejected rows."""
+    output = _destination(locate(job.output), job) if job.output else None
+    if not job.sets_aside:
+        return output, None
+    if job.rejected:
+        rejected = _destination(locate(job.rejected), job)
+        if output and rejected.path == output.path:
+            raise DataError(f"{rejected.name}: is the output; name another file for wrong rows")
+        return output, rejected
+    if output is None:
+        raise ConfigError("wrong rows need a file of their own; use --rejected-path FILE")
+    path = PurePosixPath(output.path)
+    return output, _destination(output.beside(f"{path.stem}.rejected{path.suffix}"), job)
 
 
-def _python_values(values: np.ndarray) -> list[Any]:
-    """The values as in a request; None is a missing value."""
-    if values.dtype.kind == "M":
-        values = values.astype("datetime64[us]")  # nanoseconds would become integers
-    return [None if value is None or value != value else value for value in values.tolist()]
+def _destination(location: Location, job: Job) -> Location:
+    """A file that may be written: no directory, and none of the input files."""
+    check_format(location.name)
+    output = location.resolved()
+    if output.is_local and Path(output.path).is_dir():
+        raise DataError(f"{output.name}: is a directory; name a file")
+    if job.data:
+        data = locate(job.data).resolved()
+        is_within = PurePosixPath(output.path).is_relative_to(data.path) and data.is_directory
+        if output.path == data.path or is_within or fnmatch.fnmatch(output.path, data.path):
+            raise DataError(
+                f"{output.name}: is the input file, or one of them; "
+                "name another file for the output"
+            )
+    return output
 
 
-def _request_fields(model: ServedModel, frame: pd.DataFrame) -> list[Record]:
-    """Each row's values of the fields that the user's code adds to a request.
+# The modules for databases are imported only where they are needed: they take 20 MB.
 
-    Raises `DataError` for the first value that breaks a rule.
-    """
-    fields = model.hooks.request_fields if model.hooks else None
-    if fields is None:
-        return [{}] * len(frame)
-    names = [name for name in model.schemas.request_fields.values() if name in frame.columns]
-    found: list[Record] = []
-    for number, row in enumerate(frame[names].to_dict(orient="records"), start=1):
-        given = {name: value for name, value in row.items() if value == value}
-        try:
-            found.append(fields.model_validate(given).model_dump(by_alias=True))
-        except ValidationError as exc:
-            raise DataError(f"row {number}: {first_problem(exc, fields)}") from None
-    return found
+
+def _open_source(settings: Settings, job: Job) -> Source:
+    if job.query is None and not str(job.data).lower().endswith(".sql"):
+        return open_source(str(job.data))
+    from serving.data.sql import SqlSource, read_query
+
+    if job.query is not None:
+        return SqlSource(_database(settings), job.query)
+    return SqlSource(_database(settings), read_query(Path(str(job.data))), str(job.data))
+
+
+def _open_sink(settings: Settings, job: Job, output: Location | None, schema: pa.Schema) -> Sink:
+    if output is not None:
+        return open_sink(output, schema)
+    from serving.data.sql import SqlSink
+
+    return SqlSink(_database(settings), str(job.table), schema)
+
+
+def _open_parts(settings: Settings, job: Job, output: Location | None, schema: pa.Schema) -> Parts:
+    if output is not None:
+        return FileParts(output, schema)
+    from serving.data.sql import SqlParts
+
+    about = json.dumps([job.query or job.data, job.table])
+    name = hashlib.sha256(about.encode()).hexdigest()[:16]
+    return SqlParts(_database(settings), str(job.table), schema, name)
+
+
+def _database(settings: Settings) -> "Database":
+    from serving.data.database import Database
+
+    return Database(settings.data_source.config)
+
+
+def _chunk_rows(schema: pa.Schema, job: Job) -> int:
+    """Rows of a chunk: fewer for wide tables, so that memory does not depend on the width."""
+    rows = min(_MOST_CHUNK_ROWS, max(1_024, _CHUNK_VALUES // max(len(schema), 1)))
+    return min(rows, job.part_rows) if job.resume else rows
+
+
+def _fixed(
+    job: Job,
+    source: Source,
+    model: ServedModel,
+    kernel: Kernel,
+    chunk_rows: int,
+    rejected: Location | None,
+) -> dict[str, Any]:
+    """Everything that the content of the parts depends on, by the words for it in a message."""
+    columns = [[one.name, one.type, one.required] for one in model.schemas.columns]
+    return {
+        "the input": source.fingerprint(),
+        "the model": model.model_id,
+        "the engine": model.engine.name,
+        "the model's columns": columns,
+        "the columns of the output": kernel.schema.to_string(),
+        "the number of rows in a part": job.part_rows,
+        "the number of rows in a block": chunk_rows,
+        "what happens to wrong rows": "quarantine" if job.sets_aside else "stop",
+        "the file of wrong rows": rejected.name if rejected else None,
+        "the code in the package custom": extensions.fingerprint(),
+    }

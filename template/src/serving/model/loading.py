@@ -60,6 +60,7 @@ def _load(settings: Settings, choice: EngineChoice, hooks: PredictionHooks | Non
     is_runs = found.uri.startswith(("runs:/", "models:/m-"))
     model = ServedModel(
         uri=found.uri,
+        path=found.path,
         model_id=stored.identity,
         run_id=stored.run_id,
         version=found.version or (None if is_runs else stored.version),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,8 @@ class ServedModel:
     """A loaded model with the schemas of its API."""
 
     uri: str
+    path: Path
+    """The model's directory on this machine."""
     model_id: str
     """MLflow's id of the logged model, or another identifier if it has none."""
     run_id: str | None
@@ -198,7 +201,7 @@ class ServedModel:
         try:
             predictions = self.predict_rows(rows)
         except REFUSALS as exc:
-            if self._fails_anyway() or (index := self._first_refused(rows)) is None:
+            if self.fails_anyway() or (index := self._first_refused(rows)) is None:
                 raise
             raise RowError(index) from exc
         if (refused := predictions.first_refused) is not None:
@@ -224,6 +227,10 @@ class ServedModel:
                     answer["probabilities"] = dict(zip(labels.names, table[index], strict=True))
             yield answer
 
+    def predict_example(self) -> Predictions | None:
+        """Predict the example; None if there is none with every required field."""
+        return self.predict_rows(self.rows(self._example)) if self._example else None
+
     def _first_refused(self, rows: Sequence[Row]) -> int | None:
         """The first row that the model refuses on its own; None if it refuses only all together."""
         if len(rows) == 1:
@@ -235,7 +242,7 @@ class ServedModel:
                 return int(part.start) + index
         return None
 
-    def _fails_anyway(self) -> bool:
+    def fails_anyway(self) -> bool:
         """Whether even the example fails, so that the rows are not to blame."""
         if not self._example or time.monotonic() - self._example_worked < TRUSTED_SECONDS:
             return False
@@ -269,9 +276,9 @@ class ServedModel:
         names = predictions.names or tuple(output.name for output in outputs)
         for value in values.tolist():
             if values.ndim > 1 and all(names):
-                yield {name: _plain(one) for name, one in zip(names, value, strict=True)}
+                yield {name: plain(one) for name, one in zip(names, value, strict=True)}
             else:
-                yield _plain(value)
+                yield plain(value)
 
     def warm_up(self) -> None:
         """Predict the example, so that the first caller does not pay for first-time work.
@@ -352,10 +359,10 @@ def _write_many(schema: type[BaseModel], predictions: Iterable[Any]) -> bytes:
     return opening + b",".join(parts) + closing
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value for JSON: bytes as base64, None for NaN, infinity and NaT."""
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, float):

@@ -1,0 +1,301 @@
+"""Interrupt `mmp batch-inference` in an installed project: nothing is lost, nothing is doubled."""
+
+import contextlib
+import csv
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import run
+
+pytestmark = pytest.mark.slow
+
+ROWS = 60_000
+PART_ROWS = 6_000
+KILLS = 10
+"""For each of CSV and Parquet."""
+
+
+@pytest.fixture(scope="module")
+def rows(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A large CSV file of real penguins, each with its own id."""
+    return write_penguins(project, tmp_path_factory.mktemp("rows") / "rows.csv", ROWS)
+
+
+@pytest.fixture(scope="module")
+def bad_rows(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, with a wrong value now and then."""
+    return write_penguins(project, tmp_path_factory.mktemp("rows") / "bad.csv", ROWS, bad=True)
+
+
+def write_penguins(project: Path, path: Path, count: int, *, bad: bool = False) -> Path:
+    with (project / "data/penguins.csv").open(encoding="utf-8") as file:
+        header, *penguins = csv.reader(file)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        for number in range(count):
+            name, *values = penguins[number % len(penguins)]
+            if bad and number % 97 == 0:
+                values[2] = "wide"
+            writer.writerow([f"{name}-{number}", *values])
+    return path
+
+
+def command(project: Path, model: str, *options: str | Path) -> list[str | Path]:
+    return [project / ".venv/bin/mmp", "batch-inference", "--run-id", model, *options]
+
+
+def leftovers(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+@contextlib.contextmanager
+def started(project: Path, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        arguments,
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def wait_until_writing(process: subprocess.Popen[str]) -> None:
+    """Wait until a run with `--resume` has locked the directory of its parts."""
+    deadline = time.monotonic() + 60
+    while True:
+        assert process.poll() is None, process.communicate()
+        with contextlib.suppress(FileNotFoundError):
+            open_files = Path(f"/proc/{process.pid}/fd").iterdir()
+            if any(str(file.readlink()).endswith(".parts") for file in open_files):
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def same(first: Path, second: Path, project: Path) -> bool:
+    if first.suffix == ".csv":
+        return first.read_bytes() == second.read_bytes()
+    code = "import sys, pyarrow.parquet as p; print(p.read_table(sys.argv[1]).equals("
+    code += "p.read_table(sys.argv[2])))"
+    return run(project / ".venv/bin/python", "-c", code, first, second, cwd=project).stdout == (
+        "True\n"
+    )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_run_that_is_killed_at_any_moment_goes_on(
+    project: Path, penguins: str, bad_rows: Path, tmp_path: Path, suffix: str
+) -> None:
+    """The moments are spread over a run, from its first part to the file of all parts."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole, output = (tmp_path / name / f"out{suffix}" for name in ("whole", "killed"))
+    part_rows, quarantine = ("--part-rows", str(PART_ROWS)), ("--on-bad-row", "quarantine")
+    options = ("-d", bad_rows, "--resume", *part_rows, *quarantine)
+    with started(project, *command(project, penguins, *options, "-o", whole)) as process:
+        wait_until_writing(process)
+        began = time.monotonic()
+        assert process.wait(60) == 3, process.communicate()
+        took = time.monotonic() - began
+    dice = random.Random(suffix)
+    kills, kept = 0, set()
+    for _ in range(KILLS):
+        with started(project, *command(project, penguins, *options, "-o", output)) as process:
+            wait_until_writing(process)
+            try:
+                process.wait(took * dice.random())
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                kills += 1
+                kept.add(len(list(output.parent.glob(f"out{suffix}.parts/out-*"))))
+    assert kills > KILLS / 2
+    assert len(kept) > 1, "no run has kept a part"
+    last = run(*command(project, penguins, *options, "-o", output), cwd=project, check=False)
+    assert last.returncode == 3, last.stderr
+    assert len(leftovers(whole.parent)) == 2
+    assert leftovers(output.parent) == leftovers(whole.parent)
+    for name in leftovers(whole.parent):
+        assert same(output.parent / name, whole.parent / name, project), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_after_its_part(
+    project: Path, penguins: str, rows: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    output = tmp_path / "out.csv"
+    options = ("-d", rows, "-o", output, "--resume", "--part-rows", "1000")
+    with started(project, *command(project, penguins, *options)) as process:
+        wait_for(tmp_path / "out.csv.parts/manifest.json", process)
+        os.killpg(process.pid, number)
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 75, message
+    assert message == (
+        "mmp: stopped by a signal; finished parts are kept, go on with: uv run mmp batch-inference "
+        f"--run-id {penguins} {' '.join(map(str, options))}\n"
+    )
+    again = run(*command(project, penguins, *options), cwd=project)
+    assert re.search(r"^[\d,]+ rows were already there$", again.stdout, re.MULTILINE)
+    assert leftovers(tmp_path) == ["out.csv"]
+    assert len(output.read_text(encoding="utf-8").splitlines()) == ROWS + 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_nothing_of_a_run_without_resume(
+    project: Path, penguins: str, rows: Path, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    options = ("-d", rows, "-o", tmp_path / "out.csv")
+    with started(project, *command(project, penguins, *options)) as process:
+        wait_for(tmp_path / ".out.csv.tmp", process)
+        os.killpg(process.pid, number)
+        assert process.wait(60) == status
+    assert leftovers(tmp_path) == []
+
+
+def test_two_runs_do_not_write_one_file(
+    project: Path, penguins: str, rows: Path, tmp_path: Path
+) -> None:
+    options = ("-d", rows, "-o", tmp_path / "out.csv", "--resume", "--part-rows", "100")
+    with started(project, *command(project, penguins, *options)) as process:
+        wait_for(tmp_path / "out.csv.parts", process)
+        process.send_signal(signal.SIGSTOP)
+        other = run(*command(project, penguins, *options), cwd=project, check=False)
+    assert other.returncode == 2
+    assert other.stderr == f"mmp: {tmp_path}/out.csv: another run is writing it\n"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB; only root may mount one (REQUIRE_MOUNT=1: fail for others)."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", directory)
+    mounted = run(*mount, cwd=tmp_path, check=False)
+    if mounted.returncode:
+        reason = f"no small disk can be mounted: {mounted.stderr}"
+        if os.environ.get("REQUIRE_MOUNT"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    yield directory
+    run("umount", directory, cwd=tmp_path)
+
+
+def test_a_full_disk(project: Path, penguins: str, rows: Path, small_disk: Path) -> None:
+    output = small_disk / "out.csv"
+    options: tuple[str | Path, ...] = ("-d", rows, "-o", output)
+    whole = run(*command(project, penguins, *options), cwd=project, check=False)
+    assert whole.returncode == 2
+    assert whole.stderr == f"mmp: {output}: the disk is full\n"
+    assert leftovers(small_disk) == []
+
+    options += ("--resume", "--part-rows", "2000")
+    parts = run(*command(project, penguins, *options), cwd=project, check=False)
+    assert parts.returncode == 75, parts.stderr
+    assert "the disk is full; finished parts are kept, go on with: " in parts.stderr
+    run("mount", "-o", "remount,size=40m", small_disk, cwd=small_disk)
+    again = run(*command(project, penguins, *options), cwd=project)
+    assert "rows were already there" in again.stdout
+    assert leftovers(small_disk) == ["out.csv"]
+    assert len(output.read_text(encoding="utf-8").splitlines()) == ROWS + 1
+
+
+def test_another_job_is_not_resumed(project: Path, penguins: str, tmp_path: Path) -> None:
+    data, output = write_penguins(project, tmp_path / "rows.csv", ROWS), tmp_path / "out.csv"
+    first = ("-d", data, "-o", output, "--resume", "--part-rows", "1000")
+    with started(project, *command(project, penguins, *first)) as process:
+        wait_for(tmp_path / "out.csv.parts/manifest.json", process)
+        os.killpg(process.pid, signal.SIGKILL)
+    manifest = tmp_path / "out.csv.parts/manifest.json"
+    written = manifest.read_text(encoding="utf-8")
+
+    def refusal(*options: str | Path) -> str:
+        done = run(*command(project, penguins, *first, *options), cwd=project, check=False)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.endswith(f"; delete the directory {output}.parts to begin again\n"), (
+            done.stderr
+        )
+        return done.stderr
+
+    assert "because the engine has changed from onnx to sklearn" in refusal("--engine", "native")
+    assert "because the number of rows in a part has changed" in refusal("--part-rows", "500")
+    assert "because what happens to wrong rows has changed" in refusal("--on-bad-row", "quarantine")
+    for key in ("the model", "the model's columns"):
+        content = json.loads(written)
+        content["job"][key] = "another one"
+        manifest.write_text(json.dumps(content), encoding="utf-8")
+        assert f"because {key} has changed" in refusal()
+    manifest.write_text(written[:-20], encoding="utf-8")
+    assert "manifest.json: is damaged" in refusal()
+    manifest.write_text(written, encoding="utf-8")
+    write_penguins(project, data, ROWS + 1)
+    assert "because the input has changed" in refusal()
+
+
+def test_worker_processes(project: Path, penguins: str, rows: Path, tmp_path: Path) -> None:
+    def options(name: str, workers: int) -> list[str | Path]:
+        more = ("--engine", "native", "--workers", str(workers))
+        return command(project, penguins, "-d", rows, "-o", tmp_path / name, *more)
+
+    run(*options("one.csv", 1), cwd=project)
+    run(*options("two.csv", 2), cwd=project)
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+
+    with started(project, *options("none.csv", 2)) as process:
+        [worker, *_] = workers_of(process)
+        os.kill(worker, signal.SIGKILL)
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert message.startswith("mmp: a worker process has ended unexpectedly; ")
+    assert message.count("\n") == 1
+
+    with started(project, *options("none.csv", 2)) as process:
+        children = workers_of(process)
+        process.kill()
+        deadline = time.monotonic() + 10
+        while any(Path(f"/proc/{one}/cmdline").exists() for one in children):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    """Wait for the processes that the fork server of a run has started."""
+    deadline = time.monotonic() + 60
+    while True:
+        assert process.poll() is None, process.communicate()
+        found = [
+            grandchild for child in children_of(process.pid) for grandchild in children_of(child)
+        ]
+        if len(found) == 2:
+            return found
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def children_of(process: int) -> list[int]:
+    with contextlib.suppress(FileNotFoundError):
+        tasks = Path(f"/proc/{process}/task").glob("*/children")
+        return [int(one) for task in tasks for one in task.read_text().split()]
+    return []
