@@ -34,9 +34,10 @@ from serving import logged_model, train
 
 BUDGET_MB = {"api": QUESTIONS["image_size_budget_mb"]["default"]}
 BUDGET_MB |= {"training": 650, "inference": 650, "compile": 650, "mlflow": 900}
+BUDGET_MB |= {"spark": 1300}  # PySpark is 410 MB, Java 210 MB
 BUDGET_MB |= {"compiled": 380, "compiled-with-model": 300}
 COMMANDS = {"api": "serve-api", "training": "train", "inference": "batch-inference"}
-COMMANDS |= {"compile": "compile", "compiled": "serve-api"}
+COMMANDS |= {"spark": "batch-inference", "compile": "compile", "compiled": "serve-api"}
 SERVING = {"api", "compiled"}
 BASE = "python:3.11-slim"
 needs_docker = pytest.mark.docker
@@ -104,6 +105,8 @@ def images(request: pytest.FixtureRequest, project: Path) -> dict[str, str]:
         stages = {*ALL_STAGES, "compiled", "mlflow"}
         if request.param == "3.13":
             stages -= {"inference", "compile"}
+        elif os.environ.get("LONG_TESTS"):  # it takes minutes
+            stages.add("spark")
         return {stage: build(project, *version, "--target", stage) for stage in stages}
     finally:
         if aside:
@@ -222,6 +225,28 @@ def test_images_run_as_any_user_on_a_read_only_root(
         shown = sh(engine, images[stage], f"id -u && mmp {command} --help", **options)
         assert shown.startswith(f"{user or 1001}\n")
         assert f"Usage: mmp {command}" in shown
+
+
+@needs_docker
+def test_spark_runs_as_a_user_without_a_name_where_tmp_forbids_programs(
+    engine: docker.DockerClient,
+    images: dict[str, str],
+    project: Path,
+    model: Path,
+    tmp_path: Path,
+) -> None:
+    """Docker mounts `--tmpfs` with noexec, and Java's libraries unpack themselves into /tmp."""
+    if "spark" not in images:
+        pytest.skip("this image is built only for Python 3.11, and with LONG_TESTS=1")
+    tmp_path.chmod(0o777)
+    given = {"MODEL_URI": "/model", "DATA_PATH": "data/penguins.csv", "OUTPUT_PATH": "/output/rows"}
+    volumes = [f"{model}:/model:ro", f"{project}/data:/app/data:ro", f"{tmp_path}:/output"]
+    options = HARDENED | {"user": "54321", "environment": given, "volumes": volumes}
+    with started(engine, images["spark"], **options) as container:
+        status = container.wait(timeout=300)["StatusCode"]
+        assert status == 0, container.logs().decode()
+        assert "344 rows predicted" in container.logs().decode()
+    assert {path.suffix for path in (tmp_path / "rows").glob("part-*")} == {".parquet"}
 
 
 @needs_docker

@@ -182,6 +182,7 @@ def test_pyproject_says_what_was_chosen(
     assert (project / ".python-version").read_text() == f"{python_version}\n"
     assert pyproject["tool"]["uv"]["default-groups"] == ["compiled", "dev", *stages]
     groups = {"http", "tracking", "native", "compiled", "mlflow", "dev", *stages}
+    groups |= {"spark"} if "inference" in stages else set()
     assert pyproject["dependency-groups"].keys() == groups
     included = {"include-group": "compile"} in pyproject["dependency-groups"].get("training", [])
     assert included == ({"training", "compile"} <= {*stages})

@@ -9,6 +9,7 @@ It removes or replaces:
   pyarrow 32 MB)
 - libraries that both numpy and scipy ship; the second becomes a link (up to 3 MB)
 - onnxruntime's library for C programs (35 MB), which its Python module also contains
+- archives of Java that Spark needs only for streams (pyspark: 69 MB)
 - parts of a library that cannot be imported because another library is not installed:
   onnxruntime's graph tools (4 MB) without onnx, MLflow's server (1 MB) without Flask
 
@@ -20,9 +21,12 @@ import base64
 import csv
 import filecmp
 import hashlib
+import platform
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 # Only libraries whose files of this kind are known to be unused. A general rule would break
@@ -102,6 +106,27 @@ def drop_parts_that_cannot_be_imported(packages: Path) -> None:
                 shutil.rmtree(packages / part, ignore_errors=True)
 
 
+def prepare_java(packages: Path, libraries: Path) -> None:
+    """Unpack the libraries for compression that Spark would unpack into /tmp at run time.
+
+    Docker's --tmpfs forbids programs there. The environment of the image says where they are.
+    """
+    jars = packages / "pyspark" / "jars"
+    for jar in jars.glob("rocksdbjni-*.jar"):
+        jar.unlink()
+    machine = platform.machine()
+    wanted = re.compile(
+        rf"org/xerial/snappy/native/Linux/{machine}/libsnappyjava\.so"
+        rf"|linux/{'amd64' if machine == 'x86_64' else machine}/libzstd-jni-[\d.-]+\.so"
+    )
+    for pattern in ("snappy-java-*.jar", "zstd-jni-*.jar"):
+        for jar in jars.glob(pattern):
+            with zipfile.ZipFile(jar) as archive:
+                for name in filter(wanted.fullmatch, archive.namelist()):
+                    libraries.mkdir(exist_ok=True)
+                    (libraries / Path(name).name).write_bytes(archive.read(name))
+
+
 def stand_in_for_databricks(packages: Path) -> None:
     """Create an empty `databricks`: MLflow's check for `databricks.agents` fails without it."""
     if (packages / "mlflow").exists():
@@ -136,6 +161,7 @@ def main() -> None:
         drop_tests_and_sources(packages / name)
     drop_second_onnxruntime(packages)
     drop_parts_that_cannot_be_imported(packages)
+    prepare_java(packages, Path(sys.argv[1], "java"))
     stand_in_for_databricks(packages)
     # Libraries in *.libs were rewritten by auditwheel and must not be stripped.
     found = [path for path in packages.rglob("*.so*") if path.is_file() and not path.is_symlink()]

@@ -1,0 +1,1 @@
+"""Batch prediction on Spark, when one machine is not enough."""
