@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 READY_WITHIN_SECONDS = 90
 STOP_WITHIN_SECONDS = 10
@@ -89,19 +89,25 @@ def serving(
     log = cwd / "server.log"
     with log.open("w") as output:
         started = time.monotonic()
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env={**ENVIRONMENT, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = _start(command, cwd, environment, output)
     try:
         yield Server(process, port, log, started)
     finally:
         _end(process)
+
+
+def _start(
+    command: Sequence[str], cwd: Path, environment: Mapping[str, str], output: TextIO
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**ENVIRONMENT, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -147,15 +153,7 @@ def measure(
     peak = 0
     with log.open("w") as output:
         started = time.monotonic()
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env={**ENVIRONMENT, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = _start(command, cwd, environment, output)
     ended = os.pidfd_open(process.pid)
     try:
         pause = SAMPLE_SECONDS

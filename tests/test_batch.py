@@ -198,7 +198,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         reason = f"no small disk can be mounted: {mounted.stderr}"
         if os.environ.get("REQUIRE_MOUNT"):
             pytest.fail(reason)
-        pytest.skip(reason)
+        pytest.skip(reason)  # not root
     yield directory
     run("umount", directory, cwd=tmp_path)
 

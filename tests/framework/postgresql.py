@@ -88,7 +88,7 @@ def running_postgresql() -> Iterator[PostgreSQL]:
         reason = "PostgreSQL is not installed (Debian: apt-get install postgresql)"
         if os.environ.get("REQUIRE_POSTGRES"):
             pytest.fail(reason)
-        pytest.skip(reason)
+        pytest.skip(reason)  # not installed
     # It refuses to run as root, whose temporary directories are closed to others.
     account = _other_account() if os.geteuid() == 0 else None
     directory = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # short, for the socket's path

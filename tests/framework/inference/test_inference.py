@@ -324,7 +324,7 @@ def test_a_row_that_is_longer_than_a_block_is_refused(
 ) -> None:
     text = irises.to_csv(index=False).replace("versicolor", f"{quote}{'x' * 300}", 1)
     (tmp_path / "in.csv").write_text(text)
-    with pytest.raises(DataError, match="a row has more than 4 MB, or a quoted field has no end"):
+    with pytest.raises(DataError, match="a row has more than 512 KB, or a quoted field has no end"):
         predict("in.csv")
 
 

@@ -18,7 +18,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from postgresql import PASSWORD, QUOTED_PASSWORD, PostgreSQL
-from pydantic import SecretStr
 from serving.config.settings import DatabaseSettings
 from serving.data.base import Part
 from serving.data.database import Database
@@ -31,7 +30,7 @@ ROWS = pa.schema([("id", pa.int64()), ("name", pa.string())])
 
 
 def database(uri: str, **settings: Any) -> Database:
-    return Database(DatabaseSettings(connection_uri=SecretStr(uri), **settings))
+    return Database(DatabaseSettings.model_validate({"connection_uri": uri, **settings}))
 
 
 def execute(uri: str, *statements: str) -> list[tuple[Any, ...]]:

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 from serving.data.base import (
     Chunk,
@@ -51,11 +50,7 @@ _BLOCK_BYTES = 1 << 19
 
 
 _MOST_MALFORMED = 1 << 20
-"""So many malformed rows in a row cannot be read in constant memory, and mean a wrong header."""
-
-
-_MOST_MALFORMED = 1 << 20
-"""So many malformed rows in a row cannot be read in constant memory, and mean a wrong header."""
+"""More malformed rows than this, one after the other, mean a wrong header; they stay in memory."""
 
 
 def open_source(text: str) -> Source:
@@ -70,7 +65,7 @@ def open_source(text: str) -> Source:
             if not found:
                 raise DataError(f"{location.name}: no file matches this pattern")
             return ParquetSource(location, found)
-        if location.info.type == fs.FileType.Directory:
+        if location.is_directory:
             return ParquetSource(location, location.path)
         check_format(location.path)
         if location.is_csv:

@@ -140,7 +140,7 @@ class Location:
     def delete(self) -> None:
         """Remove the file or the directory if there is one."""
         with contextlib.suppress(OSError):
-            if self.info.type == fs.FileType.Directory:
+            if self.is_directory:
                 self.files.delete_dir(self.path)
             else:
                 self.files.delete_file(self.path)
@@ -237,7 +237,7 @@ def check_format(name: str) -> None:
 _WORDS = {
     "invalid UTF8": "not UTF-8 text; save it as CSV in UTF-8",
     "Empty CSV file": "has no rows",
-    "straddling object": "a row has more than 4 MB, or a quoted field has no end",
+    "straddling object": "a row has more than 512 KB, or a quoted field has no end",
 }
 """What Arrow says about a CSV file, and what it means."""
 

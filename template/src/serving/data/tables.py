@@ -11,11 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from serving.contract.columns import COLUMN_TYPES, MISSING, Column, Table, is_datetime, to_array
 from serving.data import base
+from serving.data.locations import check_format
 from serving.errors import DataError
 from serving.redaction import first_line
-
-FORMATS = (".csv", ".parquet")
-_SHEETS = (".xlsx", ".xls", ".ods")
 
 
 def read_table(path: Path, as_text: Collection[str] = ()) -> pd.DataFrame:
@@ -29,7 +27,7 @@ def read_table(path: Path, as_text: Collection[str] = ()) -> pd.DataFrame:
     """
     if path.is_dir():
         raise DataError(f"{path}: is a directory, not a CSV or Parquet file")
-    check_format(path)
+    check_format(str(path))
     try:
         frame = _read_csv(path, as_text) if is_csv(path) else _read_parquet(path)
     except FileNotFoundError:
@@ -83,13 +81,6 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 def is_csv(path: Path) -> bool:
     """Whether the file is CSV; else it is Parquet."""
     return path.suffix.lower() == ".csv"
-
-
-def check_format(path: Path) -> None:
-    """Raise `DataError` unless the file's extension names a supported format."""
-    if path.suffix.lower() not in FORMATS:
-        hint = "; spreadsheet programs read and write CSV" if path.suffix.lower() in _SHEETS else ""
-        raise DataError(f"{path}: the file name must end in {' or '.join(FORMATS)}{hint}")
 
 
 def require_columns(frame: pd.DataFrame, names: Sequence[str], path: Path, why: str) -> None:

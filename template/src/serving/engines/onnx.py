@@ -217,13 +217,12 @@ class OnnxEngine(Engine):
 
     def _run(self, feed: Feed) -> dict[str, np.ndarray]:
         rows = len(next(iter(feed.values())))
-        slices = [slice(start, start + _SLICE_ROWS) for start in range(0, rows, _SLICE_ROWS)]
-        if len(slices) <= 1:
+        if rows <= _SLICE_ROWS:
             return dict(zip(self._outputs, self._session.run(self._outputs, feed), strict=True))
-        parts = [
-            self._session.run(self._outputs, {name: one[part] for name, one in feed.items()})
-            for part in slices
-        ]
+        parts = []
+        for start in range(0, rows, _SLICE_ROWS):
+            part = {name: one[start : start + _SLICE_ROWS] for name, one in feed.items()}
+            parts.append(self._session.run(self._outputs, part))
         columns = map(np.concatenate, zip(*parts, strict=True))
         return dict(zip(self._outputs, columns, strict=True))
 

@@ -158,7 +158,7 @@ def _destination(location: Location, job: Job) -> Location:
     """A file that may be written: no directory, and none of the input files."""
     check_format(location.name)
     output = location.resolved()
-    if output.is_local and Path(output.path).is_dir():
+    if output.is_local and output.is_directory:
         raise DataError(f"{output.name}: is a directory; name a file")
     if job.data:
         data = locate(job.data).resolved()

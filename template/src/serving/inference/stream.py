@@ -47,6 +47,16 @@ class Counts:
     rows: int = 0
     rejected: int = 0
 
+    def check(self, limit: Limit, name: str) -> None:
+        """Raise `DataError` if the source `name` has no rows, or too many wrong ones."""
+        if not self.rows:
+            raise DataError(f"{name}: has no rows")
+        if limit.exceeded(self.rejected, self.rows):
+            raise DataError(
+                f"{name}: {self.rejected:,} of {self.rows:,} rows are wrong, "
+                f"which is more than {limit}"
+            )
+
 
 def predict_stream(
     source: Source,
@@ -96,13 +106,7 @@ def predict_stream(
                 progress.advance(chunk.rows.num_rows + len(chunk.malformed), rejected)
             if written:
                 written.result()
-        if not counts.rows:
-            raise DataError(f"{source.name}: has no rows")
-        if limit.exceeded(counts.rejected, counts.rows):
-            raise DataError(
-                f"{source.name}: {counts.rejected:,} of {counts.rows:,} rows are wrong, "
-                f"which is more than {limit}"
-            )
+        counts.check(limit, source.name)
         output.finish()
     except TemporaryFailure as exc:
         output.discard()

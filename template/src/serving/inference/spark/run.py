@@ -14,6 +14,7 @@ import pyarrow as pa
 from serving.config.settings import Settings
 from serving.errors import ConfigError, DataError
 from serving.inference.batch import Job
+from serving.inference.rejected import check_reasons
 from serving.inference.spark.session import is_local, spark_session
 from serving.inference.spark.storage import Storage, arrow_schema, is_csv, write
 from serving.inference.spark.worker import (
@@ -116,6 +117,8 @@ def _predicted(rows: "DataFrame", spec: ExecutorSpec, model: ServedModel) -> "Da
     from pyspark.sql.pandas.types import from_arrow_schema
 
     try:
+        if spec.rejected_is_text is not None:
+            check_reasons(spec.schema)
         schema = Predictor(spec, model).schema
     except DataError as exc:
         raise DataError(f"{spec.data}: {exc}") from None
@@ -158,13 +161,7 @@ def _write(
     try:
         write(accepted, unfinished, as_csv=is_csv(output))
         counts = Counts(**seen.get)
-        if not counts.rows:
-            raise DataError(f"{name}: has no rows")
-        if limit.exceeded(counts.rejected, counts.rows):
-            raise DataError(
-                f"{name}: {counts.rejected:,} of {counts.rows:,} rows are wrong, "
-                f"which is more than {limit}"
-            )
+        counts.check(limit, name)
         if rejected and set_aside and counts.rejected:
             wrong = answers.where(answers[REJECTED].isNotNull()).select(f"{REJECTED}.*")
             write(wrong, set_aside, as_csv=is_csv(rejected))
