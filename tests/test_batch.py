@@ -14,13 +14,17 @@ from pathlib import Path
 
 import pytest
 from helpers import run
+from serving import train
 
 pytestmark = pytest.mark.slow
 
-ROWS = 60_000
+ROWS = 200_000
+"""So many that a run is still at work when a busy machine comes to interrupt it."""
+BAD_ROWS = 60_000
 PART_ROWS = 1_000
 KILLS = 10
 """For each of CSV and Parquet."""
+MILLION = 1_000_000
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +35,9 @@ def rows(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bad_rows(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, with a wrong value now and then."""
-    return write_penguins(project, tmp_path_factory.mktemp("rows") / "bad.csv", ROWS, bad=True)
+    """Fewer, with a wrong value in every 97th."""
+    path = tmp_path_factory.mktemp("rows") / "bad.csv"
+    return write_penguins(project, path, BAD_ROWS, bad=True)
 
 
 def write_penguins(project: Path, path: Path, count: int, *, bad: bool = False) -> Path:
@@ -126,7 +131,7 @@ def test_a_run_that_is_killed_at_any_moment_goes_on(
     kept = []
     # A run may end before a busy machine kills it; then the next one begins anew.
     for _ in range(3 * KILLS):
-        further = min(parts(output) + dice.randint(0, 10), ROWS // PART_ROWS)
+        further = min(parts(output) + dice.randint(0, 10), BAD_ROWS // PART_ROWS)
         with started(project, *command(project, penguins, *options, "-o", output)) as process:
             wait_until_writing(process)
             while parts(output) < further and process.poll() is None:
@@ -220,7 +225,7 @@ def test_a_full_disk(project: Path, penguins: str, rows: Path, small_disk: Path)
     parts = run(*command(project, penguins, *options), cwd=project, check=False)
     assert parts.returncode == 75, parts.stderr
     assert "the disk is full; finished parts are kept, go on with: " in parts.stderr
-    run("mount", "-o", "remount,size=40m", small_disk, cwd=small_disk)
+    run("mount", "-o", "remount,size=100m", small_disk, cwd=small_disk)
     again = run(*command(project, penguins, *options), cwd=project)
     assert "rows were already there" in again.stdout
     assert leftovers(small_disk) == ["out.csv"]
@@ -257,6 +262,94 @@ def test_another_job_is_not_resumed(project: Path, penguins: str, tmp_path: Path
     manifest.write_text(written, encoding="utf-8")
     write_penguins(project, data, ROWS + 1)
     assert "because the input has changed" in refusal()
+
+
+FLOWERS = """
+name: flowers
+task_choice: classification
+data:
+  loader: {source_uri: flowers.csv}
+  data_interface: {entity_columns: [id], target_column: tall}
+preprocessor:
+  steps: [{type: one_hot_encoder}, {type: standard_scaler}]
+model:
+  class_path: sklearn.linear_model.LogisticRegression
+  compile: true
+"""
+NUMBER, INTEGER = "must be a finite number", "must be a 64-bit integer"
+WRONG: list[tuple[dict[str, str], str, str]] = [
+    ({"size": "wide"}, "size", NUMBER),
+    ({"size": "-inf"}, "size", NUMBER),
+    ({"visits": "2.5"}, "visits", INTEGER),
+    ({"visits": str(2**63)}, "visits", INTEGER),
+    ({"visits": ""}, "visits", "a value is required"),
+    ({"wild": "maybe"}, "wild", "must be a boolean"),
+    ({"site": ""}, "site", "a value is required"),
+    ({"site": "bog,dune"}, "", "has 6 fields, the header has 5"),  # without quotes
+]
+"""The kinds of wrong rows: changed values, and the column and the rule that are said."""
+
+
+def wrong(number: int) -> tuple[dict[str, str], str, str] | None:
+    """How a row is wrong: one row in a hundred is, in each way in turn."""
+    return WRONG[number // 100 % len(WRONG)] if number % 100 == 50 else None
+
+
+def write_flowers(path: Path, count: int) -> Path:
+    with path.open("w", encoding="utf-8") as file:
+        file.write("id,size,visits,wild,site\n")
+        for number in range(count):
+            row = {"id": f"f-{number}", "size": f"{number % 613 / 100}", "visits": f"{number % 20}"}
+            row |= {
+                "wild": "false" if number % 3 else "true",
+                "site": "dune" if number % 7 else "bog",
+            }
+            if kind := wrong(number):
+                row |= kind[0]
+            file.write(",".join(row.values()) + "\n")
+    return path
+
+
+def test_of_a_million_rows_the_wrong_ones_are_set_aside_in_constant_memory(
+    project: Path, tmp_path: Path
+) -> None:
+    flowers = write_flowers(tmp_path / "flowers.csv", 50).read_text(encoding="utf-8").splitlines()
+    tall = ["tall", *("no" if number % 2 else "yes" for number in range(50))]
+    lines = (f"{row},{value}\n" for row, value in zip(flowers, tall, strict=True))
+    (project / "flowers.csv").write_text("".join(lines), encoding="utf-8")
+    (project / "flowers.yaml").write_text(FLOWERS, encoding="utf-8")
+    model = train(project, "--recipe-path", "flowers.yaml")
+
+    def predict(count: int) -> tuple[Path, float]:
+        """Return the output without its suffix, and the peak memory."""
+        path = tmp_path / str(count)
+        data = write_flowers(path.with_suffix(".csv"), count)
+        options: list[str | Path] = ["-d", data, "-o", f"{path}.out.csv"]
+        options += ("--on-bad-row", "quarantine", "--summary", path.with_suffix(".json"))
+        done = run(*command(project, model, *options), cwd=project, check=False)
+        assert done.returncode == 3, done.stderr
+        found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        assert (found["rows"], found["rejected"]) == (count, count // 100)
+        return path, found["peak_memory_mb"]
+
+    _, less = predict(MILLION // 5)
+    path, more = predict(MILLION)
+    assert more < 1.1 * less
+
+    with open(f"{path}.out.rejected.csv", encoding="utf-8", newline="") as file:
+        rejected = csv.DictReader(file)
+        expected = ((number, kind) for number in range(MILLION) if (kind := wrong(number)))
+        for one, (number, (fields, column, rule)) in zip(rejected, expected, strict=True):
+            assert one["rejected_row"] == str(number + 1)
+            assert (one["rejected_column"], one["rejected_rule"]) == (column, rule)
+            if column:
+                assert one["id"] == f"f-{number}"
+                assert fields.items() <= one.items()
+            else:
+                assert one["rejected_line"].startswith(f"f-{number},")
+    with open(f"{path}.out.csv", encoding="utf-8", newline="") as file:
+        accepted = [one["id"] for one in csv.DictReader(file)]
+    assert accepted == [f"f-{number}" for number in range(MILLION) if not wrong(number)]
 
 
 def test_worker_processes(project: Path, penguins: str, rows: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ environment with PySpark. The Java process is shared.
 
 import csv
 import os
+import random
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import PROJECT, settings_for
+from every_type import COLUMNS, common_storages, csv_field, make_block, serving_the_mirror
 from serving.config.settings import EngineChoice, Settings
 from serving.errors import ConfigError, DataError, ServingError
 from serving.inference.batch import Job, run_batch
@@ -30,6 +33,15 @@ LOCAL = "local[2]"
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return settings_for(MODEL, tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def mirror_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The directory of the mirror; Java hands its path to the Python processes that it starts."""
+    root = tmp_path_factory.mktemp("mirror")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(root))
+        yield root
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +139,39 @@ def test_csv_and_wrong_rows_are_the_same_as_without_spark(
         header[1:],
         *sorted(row[1:] for row in expected),
     ]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_rows_of_every_type_are_the_same_as_without_spark(
+    mirror_root: Path, tmp_path: Path, suffix: str
+) -> None:
+    """10,000 random rows; test_equality.py shows that those without Spark are those of the API."""
+    choose = random.Random(suffix)
+    block = make_block(choose, common_storages(), 10_000)
+    data = tmp_path / f"rows.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(block.table.append_column("n", pa.array(range(10_000))), data)
+    else:
+        with data.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow([*(column.name for column in COLUMNS), "n"])
+            for n, row in enumerate(block.rows):
+                writer.writerow([*(csv_field(choose, row.get(c.name)) for c in COLUMNS), n])
+    found: dict[str, list[Any]] = {}
+    with serving_the_mirror(mirror_root) as mirror:
+        for name in ("local", "spark"):
+            output, rejected = (str(tmp_path / f"{name}.{kind}") for kind in ("out", "rejected"))
+            job = Job(data=str(data), output=output, rejected=rejected, limit=Limit())
+            done = (
+                run_batch(mirror, job) if name == "local" else predict_on_spark(mirror, job, LOCAL)
+            )
+            assert done.rows == 10_000
+            assert 300 < done.rejected < 5_000
+            answers = pq.read_table(output).select(["n", "prediction"])
+            refused = pq.read_table(rejected).select(["n", "rejected_column", "rejected_rule"])
+            assert answers.num_rows + refused.num_rows == 10_000
+            found[name] = [one.sort_by("n").to_pylist() for one in (answers, refused)]
+    assert found["spark"] == found["local"]
 
 
 def test_csv_becomes_parquet_with_the_types_of_the_contract(
