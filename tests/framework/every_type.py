@@ -83,10 +83,10 @@ def load_engine(stored):
 @contextmanager
 def serving_the_mirror(root: Path) -> Iterator[Settings]:
     """Settings that serve the mirror, which is the engine of the user's own package."""
-    (root / "custom").mkdir()
+    (root / "custom").mkdir(exist_ok=True)
     (root / "custom/__init__.py").write_text("")
     (root / "custom/engines.py").write_text(ENGINE)
-    (root / "model").mkdir()
+    (root / "model").mkdir(exist_ok=True)
     (root / "model/MLmodel").write_text("flavors: {}\nmodel_id: m-mirror\n")
 
     def forget() -> None:
