@@ -1,4 +1,4 @@
-"""Train, serve, predict and batch-predict in rendered projects, over real HTTP."""
+"""Train, serve, predict over real HTTP, and run batch inference in rendered projects."""
 
 import csv
 import json

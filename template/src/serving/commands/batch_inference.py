@@ -43,13 +43,13 @@ def run(
             "--data-path",
             "-d",
             envvar="DATA_PATH",
-            help="CSV or Parquet file, directory or pattern of Parquet files, s3://, gs:// or "
-            "abfs:// address, or .sql file with a query.",
+            help="Rows to predict: CSV or Parquet file, directory or pattern of Parquet files, "
+            "s3://, gs:// or abfs:// address, or .sql file with a query.",
         ),
     ] = None,
     query: Annotated[
         str | None,
-        typer.Option(envvar="QUERY", help="Query of the database, instead of a file."),
+        typer.Option(envvar="QUERY", help="SQL query to read, instead of a file."),
     ] = None,
     output_path: Annotated[
         str | None,
@@ -77,8 +77,8 @@ def run(
         typer.Option(
             min=1,
             envvar="BATCH_WORKERS",
-            help="How many blocks of rows are predicted at the same time; processes for the "
-            "native engine.",
+            help="How many blocks of rows are predicted at the same time; with the native engine, "
+            "each in its own process.",
         ),
     ] = None,
     resume: Annotated[
@@ -86,28 +86,32 @@ def run(
         typer.Option(
             "--resume",
             envvar="RESUME",
-            help="Keep finished parts beside the output, and go on after them if there are any.",
+            help="Keep finished parts, so that the same command continues after an interruption.",
         ),
     ] = False,
     part_rows: Annotated[
-        int, typer.Option(min=1, envvar="PART_ROWS", help="Rows of such a part.")
+        int, typer.Option(min=1, envvar="PART_ROWS", help="Rows in a part of --resume.")
     ] = 1_000_000,
     on_bad_row: Annotated[
         Literal["stop", "quarantine"],
         typer.Option(
             envvar="ON_BAD_ROW",
-            help="stop: write nothing; quarantine: write wrong rows to a file of their own.",
+            help="stop: the first wrong row ends the run; quarantine: wrong rows go to a separate "
+            "file.",
         ),
     ] = "stop",
     rejected_path: Annotated[
         str | None,
-        typer.Option(envvar="REJECTED_PATH", help="That file; default: OUTPUT.rejected.EXTENSION."),
+        typer.Option(
+            envvar="REJECTED_PATH",
+            help="File for wrong rows; default: NAME.rejected.csv for the output NAME.csv.",
+        ),
     ] = None,
     max_rejected: Annotated[
         str | None,
         typer.Option(
             envvar="MAX_REJECTED",
-            help="Most rows that may be wrong: a number, or a share such as 1%. Needs "
+            help="How many rows may be wrong: a number, or a share such as 1%. Needs "
             "--on-bad-row quarantine.",
         ),
     ] = None,
@@ -129,10 +133,11 @@ def run(
         typer.Option(envvar="SUMMARY_PATH", help="JSON file for the figures of the run."),
     ] = None,
 ) -> None:
-    """Predict every row of a file or a query, in order.
+    """Predict all rows of a file or a query, in order.
 
-    Writes the rows with all their columns, and adds the predictions. Exit status: 0, 2 if nothing
-    was written, 3 if rows were set aside, 75 if the same command goes on where it was stopped.
+    Writes the rows with all their columns, and adds the predictions. Exit status: 0 if all rows
+    are predicted, 2 after an error, 3 if wrong rows went to a separate file, 75 if the run was
+    interrupted and the same command continues it.
     """
     _require_one(
         "data", {"--data-path FILE (DATA_PATH)": data_path, "--query SELECT (QUERY)": query}

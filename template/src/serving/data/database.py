@@ -137,7 +137,7 @@ class Database:
         if getattr(cause, "sqlstate", None) == _CANCELED and self.query_timeout is not None:
             reason += f"; data_source.config.query_timeout is {self.query_timeout:g} seconds"
         if reason == "database is locked":
-            reason += "; SQLite cannot change a file while it is read, so use two files"
+            reason += "; SQLite cannot write to a database while it is read"
         return reason
 
 

@@ -99,7 +99,7 @@ class Engine(ABC):
         It gets the columns as `contract.arrow.convert` makes them, by name. It makes a
         `contract.columns.Table`; an engine that overrides `reader` overrides it, too.
         """
-        from serving.contract import arrow  # batch prediction has pyarrow, the API does not
+        from serving.contract import arrow  # batch inference has pyarrow, the API does not
 
         return partial(arrow.to_table, columns=columns, exact_integers=self.exact_integers)
 

@@ -1,1 +1,1 @@
-"""Batch prediction: predict files."""
+"""Batch inference: predict files and queries."""

@@ -1,4 +1,4 @@
-"""Batch prediction on this machine: put source, model and output together."""
+"""Batch inference on this machine: put source, model and output together."""
 
 import contextlib
 import fnmatch

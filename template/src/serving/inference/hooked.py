@@ -44,7 +44,7 @@ class HookedAnswers:
         for field in self._own:
             if field.name in [one.name for one in self._plain.fields]:
                 raise ExtensionError(
-                    f"ResponseFields: batch prediction has a column '{field.name}'; rename yours"
+                    f"ResponseFields: batch inference adds a column '{field.name}'; rename yours"
                 )
 
     def predict(

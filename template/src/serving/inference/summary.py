@@ -1,4 +1,4 @@
-"""What a run of batch prediction did."""
+"""What a run of batch inference did."""
 
 import resource
 import sys

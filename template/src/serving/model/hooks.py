@@ -29,7 +29,7 @@ class PredictionContext:
 
     settings: Settings
     headers: Mapping[str, str] = field(default_factory=dict)
-    """The request's headers, with names in lower case; empty for batch prediction and while the
+    """The request's headers, with names in lower case; empty for batch inference and while the
     model is warmed up."""
 
 

@@ -1,1 +1,1 @@
-"""Batch prediction on Spark, when one machine is not enough."""
+"""Batch inference on Spark, when one machine is not enough."""
