@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from helpers import run
 from serving import logged_model, serve, train
 
 pytestmark = pytest.mark.slow
@@ -138,3 +139,14 @@ def test_the_engine_falls_back_and_says_why(project: Path) -> None:
         assert http.post("/predict", json=SAMPLE).status_code == 200
     with serve(project, "--run-id", run_id, settled=503, ENGINE="onnx") as http:
         assert "the model is not compiled" in http.get("/ready").json()["detail"]
+
+
+def test_onnx_runtime_reports_nothing(project: Path, penguins: str, tmp_path: Path) -> None:
+    """It would store its reports in the home directory, but not where CI is set."""
+    command = [project / ".venv/bin/mmp", "batch-inference", "--run-id", penguins]
+    command += ["-d", "data/penguins.csv", "-o", tmp_path / "out.csv", "--engine", "onnx"]
+    home = tmp_path / "home"
+    home.mkdir()
+    run(*command, cwd=project, env={"HOME": str(home), "XDG_CACHE_HOME": "", "CI": ""})
+    assert (tmp_path / "out.csv").exists()
+    assert list(home.iterdir()) == []

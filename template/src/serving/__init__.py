@@ -3,3 +3,8 @@
 This package belongs to the template: do not edit it, because `copier update` replaces it. Your own
 code goes into the package `custom` beside it.
 """
+
+import os
+
+# Since 1.29, ONNX Runtime for Linux reports its use to its maker. It asks when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

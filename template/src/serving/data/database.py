@@ -144,12 +144,16 @@ class Database:
 def _use_real_transactions(engine: Engine) -> None:
     """Make `CREATE TABLE` part of a transaction, which Python's sqlite3 does not do.
 
+    A transaction waits for readers only at its end. SQLite would otherwise wait at each page that
+    leaves its cache, for a reader that is the same run.
+
     https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#transactions-with-sqlite-and-the-sqlite3-driver
     """
 
     @event.listens_for(engine, "connect")
     def _begin_nothing(connection: Any, _: object) -> None:
         connection.isolation_level = None
+        connection.execute("PRAGMA cache_spill = OFF")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
