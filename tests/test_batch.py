@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -63,10 +63,13 @@ def leftovers(directory: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def started(project: Path, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+def started(
+    project: Path, *arguments: str | Path, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         arguments,
         cwd=project,
+        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -23,6 +23,7 @@ from serving.commands._options import (
 from serving.config.settings import DEFAULT_CONFIG, EngineChoice, Settings
 from serving.errors import ConfigError, InterruptedRun
 from serving.inference.signals import never, remembered_signals
+from serving.redaction import redact
 
 if TYPE_CHECKING:
     from serving.inference.batch import Job
@@ -246,8 +247,8 @@ def _resumable(resume: bool) -> Iterator[Callable[[], bool]]:
 
 
 def _again() -> str:
-    """The command that was given, which with `--resume` goes on."""
-    command = shlex.join(["mmp", *sys.argv[1:]])
+    """The command that was given, which with `--resume` goes on; without logins."""
+    command = shlex.join(["mmp", *(redact(one) if "://" in one else one for one in sys.argv[1:])])
     return command if os.environ.get(STARTED_BY) else f"uv run {command}"
 
 

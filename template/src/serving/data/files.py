@@ -479,6 +479,12 @@ class ParquetSink(_FileSink):
         self._writer = self._writer or self._open(self._schema)
         self._writer.close()
 
+    def discard(self) -> None:
+        """See `Sink.discard`."""
+        if self._writer:
+            self._writer.is_open = False  # else its destructor complains that the file is closed
+        super().discard()
+
 
 class CsvSink(_FileSink):
     """Writes a CSV file in UTF-8; lists and structures are written as JSON, bytes as base64."""

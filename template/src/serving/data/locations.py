@@ -8,6 +8,7 @@ import errno
 import fcntl
 import glob
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -65,8 +66,9 @@ class Location:
 
     @property
     def info(self) -> fs.FileInfo:
-        """Type, size and time of change."""
-        return self.files.get_file_info(self.path)
+        """Type, size and time of change; raises as `reading`."""
+        with reading(self):
+            return self.files.get_file_info(self.path)
 
     @property
     def exists(self) -> bool:
@@ -139,7 +141,7 @@ class Location:
 
     def delete(self) -> None:
         """Remove the file or the directory if there is one."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, DataError):
             if self.is_directory:
                 self.files.delete_dir(self.path)
             else:
@@ -206,7 +208,7 @@ def locate(text: str) -> Location:
     try:
         files, path = fs.FileSystem.from_uri(text)
     except (pa.ArrowException, OSError) as exc:
-        raise DataError(f"{redact(text)}: {first_line(exc, text)}") from None
+        raise DataError(f"{redact(text)}: {_reason(exc, text)}") from None
     return Location(redact(text.partition("?")[0]), files, path)
 
 
@@ -251,8 +253,7 @@ def reading(location: Location) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        where = f" (looked in {Path.cwd()})" if location.is_local else ""
-        raise DataError(f"{location.name}: no such file{where}") from None
+        raise DataError(f"{location.name}: {_what_is_missing(location)}") from None
     except pa.ArrowInvalid as exc:
         kind = "CSV" if location.is_csv else "Parquet"
         for text, words in _WORDS.items():
@@ -281,6 +282,38 @@ def writing(location: Location) -> Iterator[None]:
         raise DataError(f"{location.name}: cannot be written: {first_line(exc)}") from None
 
 
-def _reason(exc: BaseException) -> str:
-    number = getattr(exc, "errno", None)
-    return os.strerror(number) if number else first_line(exc)
+def _what_is_missing(location: Location) -> str:
+    if location.is_local:
+        return f"no such file (looked in {Path.cwd()})"
+    bucket = location.path.partition("/")[0]
+    with contextlib.suppress(OSError):  # who may read an object may not always ask for its bucket
+        if bucket and location.files.get_file_info(bucket).type == fs.FileType.NotFound:
+            return _NO_BUCKET
+    return "no such file"
+
+
+def _reason(exc: BaseException, *addresses: str) -> str:
+    if number := getattr(exc, "errno", None):
+        return os.strerror(number)
+    text = first_line(exc, *addresses)
+    if _BUCKET_NOT_FOUND.search(text):
+        return _NO_BUCKET
+    found = _S3_ERROR.search(text)
+    words = found and _S3_WORDS.get(found["code"])
+    return f"{words} ({found['details'] or found['code']})" if found and words else text
+
+
+_NO_BUCKET = "there is no such bucket"
+
+_BUCKET_NOT_FOUND = re.compile(r"Bucket '.*' not found|NO_SUCH_BUCKET")
+_S3_ERROR = re.compile(r"AWS Error (?P<code>\w+) during \w+ (.*; Details: (?P<details>.*))?")
+"""What Arrow writes; the details are those of the connection."""
+
+_REFUSED = "the store refuses the login, or the login has no right to do this"
+_S3_WORDS = {
+    "NETWORK_CONNECTION": "the store cannot be reached",
+    "ACCESS_DENIED": _REFUSED,
+    "INVALID_ACCESS_KEY_ID": _REFUSED,
+    "SIGNATURE_DOES_NOT_MATCH": _REFUSED,
+}
+"""What the codes of S3 mean."""
