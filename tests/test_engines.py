@@ -143,7 +143,7 @@ def test_the_engine_falls_back_and_says_why(project: Path) -> None:
 
 def test_onnx_runtime_reports_nothing(project: Path, penguins: str, tmp_path: Path) -> None:
     """It would store its reports in the home directory, but not where CI is set."""
-    command = [project / ".venv/bin/mmp", "batch-inference", "--run-id", penguins]
+    command: list[str | Path] = [project / ".venv/bin/mmp", "batch-inference", "--run-id", penguins]
     command += ["-d", "data/penguins.csv", "-o", tmp_path / "out.csv", "--engine", "onnx"]
     home = tmp_path / "home"
     home.mkdir()
