@@ -220,7 +220,7 @@ def test_a_run_that_is_ended_goes_on(
     )
     last = predict(project, penguins, bucket, *options)
     assert (last.returncode, last.stderr) == (3, "")
-    assert re.search(r"^\d+,000 rows were already there$", last.stdout, re.MULTILINE), last.stdout
+    assert re.search(r"^\d+,000 rows already there$", last.stdout, re.MULTILINE), last.stdout
     assert bucket.objects() == ["data.csv", "out.csv", "out.rejected.csv"]
     for name in ("out", "out.rejected"):
         there = bucket.get(f"{name}.csv", tmp_path)

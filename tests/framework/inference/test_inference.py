@@ -368,6 +368,14 @@ def test_a_file_that_cannot_be_read_is_named(predict: Predict, tmp_path: Path, n
     assert name in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["rows", "rows/*"])
+def test_several_csv_files_are_refused(predict: Predict, tmp_path: Path, name: str) -> None:
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows/1.CSV").write_text("plant id\n")
+    with pytest.raises(DataError, match=r"only Parquet files are read together; name one of its"):
+        predict(name)
+
+
 def test_a_parquet_file_with_a_column_twice_is_refused(predict: Predict, tmp_path: Path) -> None:
     write(pa.table([[1], [2]], names=["plant id", "plant id"]), tmp_path / "in.parquet")
     with pytest.raises(DataError, match=r"in\.parquet: .*duplicate|appears twice"):

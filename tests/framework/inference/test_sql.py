@@ -230,6 +230,22 @@ def test_a_later_value_of_another_type_is_named(
         read(source)
 
 
+def test_a_database_is_read_and_written_at_the_same_time(uri: str) -> None:
+    """SQLite has no room for the rows in its cache, but it must not wait for its reader."""
+    rows = "SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < 10000"
+    text = "'" + "x" * 500 + "'"
+    execute(
+        uri,
+        f"CREATE TABLE t AS WITH RECURSIVE n(id) AS ({rows}) SELECT id, {text} AS text FROM n",
+    )
+    source = SqlSource(database(uri), "SELECT * FROM t ORDER BY id")
+    sink = SqlSink(database(uri), "copy", source.schema)
+    for chunk in source.chunks(1_000):
+        sink.write(chunk.rows)
+    sink.close()
+    assert execute(uri, "SELECT count(*), max(id) FROM copy") == [(10_000, 10_000)]
+
+
 def test_the_memory_does_not_grow_with_the_rows(server: PostgreSQL) -> None:
     def peak(rows: int) -> int:
         process, said = start(_read_all, server.uri, rows)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from serving.data.base import (
     Chunk,
@@ -64,13 +65,23 @@ def open_source(text: str) -> Source:
             found = matches(location)
             if not found:
                 raise DataError(f"{location.name}: no file matches this pattern")
+            _check_parquet(location, found)
             return ParquetSource(location, found)
         if location.is_directory:
+            inside = location.files.get_file_info(fs.FileSelector(location.path))
+            _check_parquet(location, [one.path for one in inside])
             return ParquetSource(location, location.path)
         check_format(location.path)
         if location.is_csv:
             return CsvSource(location)
         return ParquetSource(location, [location.path])
+
+
+def _check_parquet(location: Location, paths: list[str]) -> None:
+    if any(path.lower().endswith(".csv") for path in paths):
+        raise DataError(
+            f"{location.name}: only Parquet files are read together; name one of its CSV files"
+        )
 
 
 def open_sink(location: Location, schema: pa.Schema) -> Sink:

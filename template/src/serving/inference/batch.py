@@ -34,7 +34,7 @@ from serving.redaction import redact
 if TYPE_CHECKING:
     from serving.data.database import Database
 
-_CHUNK_VALUES = 1 << 18
+_CHUNK_VALUES = 1 << 20
 _MOST_CHUNK_ROWS = 1 << 14
 
 

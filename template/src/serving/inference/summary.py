@@ -39,17 +39,21 @@ class Summary:
         return figures | {"rows_per_second": round(self.rows_per_second)}
 
     def __str__(self) -> str:
-        parts = [f"{self.rows - self.rejected:,} rows predicted: {self.output}"]
+        parts = [f"{_rows(self.rows - self.rejected)} predicted: {self.output}"]
         if self.resumed_rows:
-            parts.append(f"{self.resumed_rows:,} rows were already there")
+            parts.append(f"{_rows(self.resumed_rows)} already there")
         if self.rejected:
             where = f": {self.rejected_output}" if self.rejected_output else ""
-            parts.append(f"{self.rejected:,} rows rejected{where}")
+            parts.append(f"{_rows(self.rejected)} rejected{where}")
         figures = f"{self.seconds:.1f} s, {self.rows_per_second:,.0f} rows/s"
         if self.peak_memory_mb:
             figures += f", {self.peak_memory_mb:,.0f} MB"
         parts.append(f"{figures}, engine {self.engine}, model {self.model_id}")
         return "\n".join(parts)
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row" if count == 1 else f"{count:,} rows"
 
 
 def peak_memory_mb() -> float:
