@@ -90,17 +90,17 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.005)
 
 
-def wait_until_writing(process: subprocess.Popen[str]) -> None:
-    """Wait until a run with `--resume` has locked the directory of its parts."""
+def is_writing(process: subprocess.Popen[str]) -> bool:
+    """Wait until a run with `--resume` has locked the directory of its parts, or has ended."""
     deadline = time.monotonic() + 60
-    while True:
-        assert process.poll() is None, process.communicate()
+    while process.poll() is None:
         with contextlib.suppress(FileNotFoundError):
             open_files = Path(f"/proc/{process.pid}/fd").iterdir()
             if any(str(file.readlink()).endswith(".parts") for file in open_files):
-                return
+                return True
         assert time.monotonic() < deadline
         time.sleep(0.005)
+    return False
 
 
 def same(first: Path, second: Path, project: Path) -> bool:
@@ -136,8 +136,7 @@ def test_a_run_that_is_killed_at_any_moment_goes_on(
     for _ in range(3 * KILLS):
         further = min(parts(output) + dice.randint(0, 10), BAD_ROWS // PART_ROWS)
         with started(project, *command(project, penguins, *options, "-o", output)) as process:
-            wait_until_writing(process)
-            while parts(output) < further and process.poll() is None:
+            while is_writing(process) and parts(output) < further:
                 time.sleep(0.001)
             time.sleep(dice.uniform(0, 0.005))
             process.kill()
@@ -193,7 +192,7 @@ def test_two_runs_do_not_write_one_file(
 ) -> None:
     options = ("-d", rows, "-o", tmp_path / "out.csv", "--resume", "--part-rows", "100")
     with started(project, *command(project, penguins, *options)) as process:
-        wait_for(tmp_path / "out.csv.parts", process)
+        assert is_writing(process), process.communicate()
         process.send_signal(signal.SIGSTOP)
         other = run(*command(project, penguins, *options), cwd=project, check=False)
     assert other.returncode == 2
@@ -271,10 +270,15 @@ FLOWERS = """
 name: flowers
 task_choice: classification
 data:
-  loader: {source_uri: flowers.csv}
-  data_interface: {entity_columns: [id], target_column: tall}
+  loader:
+    source_uri: {data}
+  data_interface:
+    entity_columns: [id]
+    target_column: tall
 preprocessor:
-  steps: [{type: one_hot_encoder}, {type: standard_scaler}]
+  steps:
+    - type: one_hot_encoder
+    - type: standard_scaler
 model:
   class_path: sklearn.linear_model.LogisticRegression
   compile: true
@@ -319,9 +323,10 @@ def test_of_a_million_rows_the_wrong_ones_are_set_aside_in_constant_memory(
     flowers = write_flowers(tmp_path / "flowers.csv", 50).read_text(encoding="utf-8").splitlines()
     tall = ["tall", *("no" if number % 2 else "yes" for number in range(50))]
     lines = (f"{row},{value}\n" for row, value in zip(flowers, tall, strict=True))
-    (project / "flowers.csv").write_text("".join(lines), encoding="utf-8")
-    (project / "flowers.yaml").write_text(FLOWERS, encoding="utf-8")
-    model = train(project, "--recipe-path", "flowers.yaml")
+    (tmp_path / "tall.csv").write_text("".join(lines), encoding="utf-8")
+    recipe = tmp_path / "flowers.yaml"
+    recipe.write_text(FLOWERS.format(data=tmp_path / "tall.csv"), encoding="utf-8")
+    model = train(project, "--recipe-path", recipe)
 
     def predict(count: int) -> tuple[Path, float]:
         """Return the output without its suffix, and the peak memory."""

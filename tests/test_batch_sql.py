@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,10 +79,13 @@ class Penguins:
         """Kill the command once an expression of SQL is true."""
         process = self.start(*options)
         python = self.project / ".venv/bin/python"
-        run(python, "-c", WAIT, self.server.uri, once, cwd=self.project)
-        process.kill()
-        _, messages = process.communicate()
-        assert process.returncode == -signal.SIGKILL, messages  # it had not ended before
+        with subprocess.Popen([python, "-c", WAIT, self.server.uri, once]) as waiting:
+            while waiting.poll() is None and process.poll() is None:
+                time.sleep(0.001)
+            process.kill()
+            _, messages = process.communicate()
+            assert process.returncode == -signal.SIGKILL, messages  # it had not ended before
+            assert waiting.wait() == 0
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +171,7 @@ def test_a_killed_run_without_parts_leaves_the_table_as_it_was(database: Penguin
 def test_mistakes_are_one_sentence(database: Penguins) -> None:
     options = ("--query", MANY, "--output-table", "none")
     status, messages = database.predict(*options, "--on-bad-row", "quarantine")
-    wanted = "mmp: wrong rows need a file of their own; use --rejected-path FILE\n"
+    wanted = "mmp: wrong rows need a separate file; use --rejected-path FILE\n"
     assert (status, messages) == (2, wanted)
 
     uri = database.server.uri.replace(QUOTED_PASSWORD, "hunter2-hunter2")

@@ -6,5 +6,5 @@ code goes into the package `custom` beside it.
 
 import os
 
-# Since 1.29, ONNX Runtime for Linux reports its use to its maker. It asks when it is imported.
+# Since 1.29, ONNX Runtime sends usage reports by default. It reads this when it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -372,7 +372,7 @@ def test_a_file_that_cannot_be_read_is_named(predict: Predict, tmp_path: Path, n
 def test_several_csv_files_are_refused(predict: Predict, tmp_path: Path, name: str) -> None:
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows/1.CSV").write_text("plant id\n")
-    with pytest.raises(DataError, match=r"only Parquet files are read together; name one of its"):
+    with pytest.raises(DataError, match=r"has CSV files, but only Parquet files are read together"):
         predict(name)
 
 

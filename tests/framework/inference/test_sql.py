@@ -231,7 +231,7 @@ def test_a_later_value_of_another_type_is_named(
 
 
 def test_a_database_is_read_and_written_at_the_same_time(uri: str) -> None:
-    """SQLite has no room for the rows in its cache, but it must not wait for its reader."""
+    """The rows do not fit into SQLite's cache, but it must not wait for its own reader."""
     rows = "SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < 10000"
     text = "'" + "x" * 500 + "'"
     execute(
@@ -239,7 +239,8 @@ def test_a_database_is_read_and_written_at_the_same_time(uri: str) -> None:
         f"CREATE TABLE t AS WITH RECURSIVE n(id) AS ({rows}) SELECT id, {text} AS text FROM n",
     )
     source = SqlSource(database(uri), "SELECT * FROM t ORDER BY id")
-    sink = SqlSink(database(uri), "copy", source.schema)
+    settings = DatabaseSettings.model_validate({"connection_uri": uri})
+    sink = SqlSink(Database(settings, is_read_meanwhile=True), "copy", source.schema)
     for chunk in source.chunks(1_000):
         sink.write(chunk.rows)
     sink.close()

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -248,7 +249,9 @@ def _resumable(resume: bool) -> Iterator[Callable[[], bool]]:
 
 def _again() -> str:
     """The command that was given, which with `--resume` goes on; without logins."""
-    command = shlex.join(["mmp", *(redact(one) if "://" in one else one for one in sys.argv[1:])])
+    addresses = re.compile(r"(--[a-z-]+=)?\w+://")
+    given = [redact(one) if addresses.match(one) else one for one in sys.argv[1:]]
+    command = shlex.join(["mmp", *given])
     return command if os.environ.get(STARTED_BY) else f"uv run {command}"
 
 

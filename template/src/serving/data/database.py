@@ -32,10 +32,14 @@ _CANCELED = "57014"
 class Database:
     """A database; each connection is opened when it is needed.
 
+    Args:
+        settings: where it is.
+        is_read_meanwhile: whether this run reads it while it writes.
+
     Raises `ConfigError` if the URI is missing or wrong, or its driver is not installed.
     """
 
-    def __init__(self, settings: DatabaseSettings) -> None:
+    def __init__(self, settings: DatabaseSettings, *, is_read_meanwhile: bool = False) -> None:
         if settings.connection_uri is None:
             raise ConfigError(
                 f"no database is given; set DATA_SOURCE_CONNECTION_URI, or {_SETTING} in the "
@@ -61,6 +65,8 @@ class Database:
         self._engine = self._create_engine(url)
         if self._engine.dialect.name == "sqlite":
             _use_real_transactions(self._engine)
+            if is_read_meanwhile:
+                _wait_only_at_the_end(self._engine)
 
     def _create_engine(self, url: URL) -> Engine:
         try:
@@ -144,17 +150,25 @@ class Database:
 def _use_real_transactions(engine: Engine) -> None:
     """Make `CREATE TABLE` part of a transaction, which Python's sqlite3 does not do.
 
-    A transaction waits for readers only at its end. SQLite would otherwise wait at each page that
-    leaves its cache, for a reader that is the same run.
-
     https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#transactions-with-sqlite-and-the-sqlite3-driver
     """
 
     @event.listens_for(engine, "connect")
     def _begin_nothing(connection: Any, _: object) -> None:
         connection.isolation_level = None
-        connection.execute("PRAGMA cache_spill = OFF")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN")
+
+
+def _wait_only_at_the_end(engine: Engine) -> None:
+    """Keep a transaction of SQLite in memory until it ends.
+
+    SQLite would otherwise wait for the reader, which is the same run, before each page that it
+    writes.
+    """
+
+    @event.listens_for(engine, "connect")
+    def _keep_pages(connection: Any, _: object) -> None:
+        connection.execute("PRAGMA cache_spill = OFF")

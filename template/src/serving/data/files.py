@@ -69,7 +69,7 @@ def open_source(text: str) -> Source:
             return ParquetSource(location, found)
         if location.is_directory:
             inside = location.files.get_file_info(fs.FileSelector(location.path))
-            _check_parquet(location, [one.path for one in inside])
+            _check_parquet(location, [one.path for one in inside if one.type == fs.FileType.File])
             return ParquetSource(location, location.path)
         check_format(location.path)
         if location.is_csv:
@@ -78,10 +78,10 @@ def open_source(text: str) -> Source:
 
 
 def _check_parquet(location: Location, paths: list[str]) -> None:
-    if any(path.lower().endswith(".csv") for path in paths):
-        raise DataError(
-            f"{location.name}: only Parquet files are read together; name one of its CSV files"
-        )
+    names = [PurePosixPath(path).name for path in paths]
+    # As in Arrow, names that begin like this are left out.
+    if any(name.lower().endswith(".csv") and name[0] not in "._" for name in names):
+        raise DataError(f"{location.name}: has CSV files, but only Parquet files are read together")
 
 
 def open_sink(location: Location, schema: pa.Schema) -> Sink:

@@ -114,11 +114,16 @@ class Location:
         if self.is_local:
             Path(self.path).replace(other.path)
             replace(other, path=str(Path(other.path).parent)).sync()
-        elif self.files.type_name == "s3" and self.info.size > _MOST_COPIED:
+        elif self._can_be_moved:
+            self.files.move(self.path, other.path)
+        else:
             self._copy_to(other)
             self.delete()
-        else:
-            self.files.move(self.path, other.path)
+
+    @property
+    def _can_be_moved(self) -> bool:
+        is_s3 = self.files.type_name == "s3"
+        return not is_s3 or self.files.get_file_info(self.path).size <= _MOST_COPIED
 
     def _copy_to(self, other: "Location") -> None:
         with self.files.open_input_stream(self.path) as content:
@@ -285,8 +290,11 @@ def writing(location: Location) -> Iterator[None]:
 def _what_is_missing(location: Location) -> str:
     if location.is_local:
         return f"no such file (looked in {Path.cwd()})"
+    if location.files.type_name != "s3":
+        return "no such file"
     bucket = location.path.partition("/")[0]
-    with contextlib.suppress(OSError):  # who may read an object may not always ask for its bucket
+    # Who may read an object may not always ask for its bucket.
+    with contextlib.suppress(OSError, pa.ArrowException):
         if bucket and location.files.get_file_info(bucket).type == fs.FileType.NotFound:
             return _NO_BUCKET
     return "no such file"

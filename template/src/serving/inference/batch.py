@@ -61,8 +61,13 @@ class Job:
     """Path or address of the file of rejected rows; None: beside the output."""
 
     @property
+    def has_query(self) -> bool:
+        """Whether the rows come from a database."""
+        return self.query is not None or str(self.data).lower().endswith(".sql")
+
+    @property
     def sets_aside(self) -> bool:
-        """Whether wrong rows are written to a file of their own."""
+        """Whether wrong rows are written to a separate file."""
         return self.limit != STOP
 
 
@@ -149,7 +154,7 @@ def _destinations(job: Job) -> tuple[Location | None, Location | None]:
             raise DataError(f"{rejected.name}: is the output; name another file for wrong rows")
         return output, rejected
     if output is None:
-        raise ConfigError("wrong rows need a file of their own; use --rejected-path FILE")
+        raise ConfigError("wrong rows need a separate file; use --rejected-path FILE")
     path = PurePosixPath(output.path)
     return output, _destination(output.beside(f"{path.stem}.rejected{path.suffix}"), job)
 
@@ -175,7 +180,7 @@ def _destination(location: Location, job: Job) -> Location:
 
 
 def _open_source(settings: Settings, job: Job) -> Source:
-    if job.query is None and not str(job.data).lower().endswith(".sql"):
+    if not job.has_query:
         return open_source(str(job.data))
     from serving.data.sql import SqlSource, read_query
 
@@ -189,7 +194,8 @@ def _open_sink(settings: Settings, job: Job, output: Location | None, schema: pa
         return open_sink(output, schema)
     from serving.data.sql import SqlSink
 
-    return SqlSink(_database(settings), str(job.table), schema)
+    database = _database(settings, is_read_meanwhile=job.has_query)
+    return SqlSink(database, str(job.table), schema)
 
 
 def _open_parts(settings: Settings, job: Job, output: Location | None, schema: pa.Schema) -> Parts:
@@ -202,10 +208,10 @@ def _open_parts(settings: Settings, job: Job, output: Location | None, schema: p
     return SqlParts(_database(settings), str(job.table), schema, name)
 
 
-def _database(settings: Settings) -> "Database":
+def _database(settings: Settings, *, is_read_meanwhile: bool = False) -> "Database":
     from serving.data.database import Database
 
-    return Database(settings.data_source.config)
+    return Database(settings.data_source.config, is_read_meanwhile=is_read_meanwhile)
 
 
 def _chunk_rows(schema: pa.Schema, job: Job) -> int:

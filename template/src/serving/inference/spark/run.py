@@ -102,7 +102,7 @@ def _files(job: Job) -> tuple[str, str]:
         raise ConfigError("--resume is not for Spark, which repeats failed tasks itself")
     if job.workers:
         raise ConfigError("--workers is not for Spark; give --master local[4], for example")
-    if job.data is None or job.data.lower().endswith(".sql") or job.output is None:
+    if job.data is None or job.has_query or job.output is None:
         raise ConfigError("databases are not for Spark; use --data-path and --output-path FILES")
     return job.data, job.output
 
