@@ -179,6 +179,27 @@ def test_a_directory_and_a_pattern(
     assert found == identifiers(rows / "rows.csv")[:3_001]
 
 
+def test_training_reads_the_store(
+    project: Path, rows: Path, bucket: Bucket, tmp_path: Path
+) -> None:
+    """From CSV, from which it makes a copy, and from a directory; a missing file is named."""
+    environment = {**bucket.environment, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+
+    def train(key: str) -> subprocess.CompletedProcess[str]:
+        mmp = (project / ".venv/bin/mmp", "train", "-d", bucket.address(key))
+        return run(*mmp, cwd=project, env=environment, check=False)
+
+    bucket.put("penguins.csv", project / "data/penguins.csv")
+    bucket.put("rows/0.parquet", rows / "0.parquet")
+    for key, count in (("penguins.csv", 344), ("rows", 1_000)):
+        done = train(key)
+        assert done.returncode == 0, done.stderr
+        assert sum(map(int, re.findall(r"(\d+) (?:train|test)\b", done.stdout))) == count
+    missing = train("no.csv")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert missing.stderr == f"mmp: {bucket.address('no.csv')}: no such file\n"
+
+
 def identifiers(path: Path) -> list[str]:
     with path.open(encoding="utf-8", newline="") as file:
         return [row[0] for row in csv.reader(file)]

@@ -151,4 +151,9 @@ def test_files_are_read_by_all_stages_but_the_api(stages: tuple[str, ...]) -> No
 
 
 def test_every_owner_of_a_path_is_a_stage_or_explained() -> None:
-    assert {owner for _, owner in paths.OPTIONAL} <= {*ALL_STAGES, "example", "files"}
+    assert {owner for _, owner in paths.OPTIONAL} <= {
+        *ALL_STAGES,
+        "example",
+        "files",
+        "databases",
+    }

@@ -378,12 +378,12 @@ DATA = [
     Command(
         "names a directory as data",
         "train -r recipes/penguins.yaml -d data",
-        "data: is a directory, not a CSV or Parquet file",
+        "data: has CSV files, but only Parquet files are read together",
     ),
     Command(
         "names a directory like a file",
         TRAIN_ON,
-        "{here}/data.csv: is a directory, not a CSV or Parquet file",
+        "{here}/data.csv: has no Parquet files",
         before=lambda here: (here / "data.csv").mkdir(),
     ),
     Command(

@@ -90,7 +90,11 @@ def test_no_jinja_is_left(project: Path) -> None:
     for path in files(project):
         # Python is copied unchanged, and an f-string may contain `{{`.
         if path.suffix not in {".py", ".parquet", ".png"}:
-            found = JINJA.search((project / path).read_text(encoding="utf-8"))
+            text = (project / path).read_text(encoding="utf-8")
+            # Two pages show the templates of queries.
+            for example in ("{{ NAME }}", "{{ since }}", "{{ regions }}"):
+                text = text.replace(example, "")
+            found = JINJA.search(text)
             assert not found, f"{path} has {found!r}"
         assert path.suffix != ".jinja"
         assert not JINJA.search(str(path))

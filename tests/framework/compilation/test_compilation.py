@@ -655,7 +655,7 @@ def test_the_proof_names_the_data_as_the_recipe_does(
         compile_model(settings)
     monkeypatch.delenv("DATA_DIRECTORY")
     with pytest.raises(
-        CompilationError, match=r"'\${DATA_DIRECTORY}/flowers.csv' is not a file here"
+        CompilationError, match=r"cannot be read: \${DATA_DIRECTORY}/flowers.csv: no such file"
     ):
         compile_model(settings)
 

@@ -21,7 +21,8 @@ from postgresql import PASSWORD, QUOTED_PASSWORD, PostgreSQL
 from serving.config.settings import DatabaseSettings
 from serving.data.base import Part
 from serving.data.database import Database
-from serving.data.sql import SqlParts, SqlSink, SqlSource, read_query
+from serving.data.query import load_query
+from serving.data.sql import SqlParts, SqlSink, SqlSource
 from serving.errors import ConfigError, DataError
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
@@ -375,15 +376,15 @@ def test_a_sqlite_file_must_exist_to_be_read(tmp_path: Path) -> None:
 def test_a_query_is_read_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "query.sql"
     with pytest.raises(DataError, match=r"query\.sql: no such file"):
-        read_query(file)
+        load_query(file)
     file.write_text(" \n")
     with pytest.raises(DataError, match=r"query\.sql: the file is empty"):
-        read_query(file)
+        load_query(file)
     file.write_bytes(b"SELECT '\xff'")
     with pytest.raises(DataError, match=r"query\.sql: not UTF-8 text \(byte 8\)"):
-        read_query(file)
+        load_query(file)
     file.write_text("SELECT 'Ä'\n", encoding="utf-8")
-    assert read_query(file) == "SELECT 'Ä'\n"
+    assert load_query(file).text == "SELECT 'Ä'\n"
 
 
 @pytest.mark.parametrize(

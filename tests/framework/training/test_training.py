@@ -316,7 +316,7 @@ def test_a_temporal_split_tests_on_the_latest_rows(
     from serving.training.data import split as divide
 
     data = load_dataset(plan, Path("orders.csv"))
-    parts = divide(plan, data, Path("orders.csv"))
+    parts = divide(plan, data, "orders.csv")
     times = data.time
     assert times is not None
     assert times[parts["train"]].max() < times[parts["test"]].min()

@@ -1,8 +1,9 @@
 """Options that several commands share, and how they enter the settings."""
 
+import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,6 +36,34 @@ ModelUri = Annotated[
         "[env var: MODEL_URI]",
     ),
 ]
+Parameters = Annotated[
+    str | None,
+    typer.Option(
+        "--params",
+        "-p",
+        envvar="PARAMS",
+        help="Values for the query in a template (.sql.j2), as a JSON object: "
+        """'{"since": "2026-01-31"}'.""",
+    ),
+]
+
+
+def parameters_of(text: str | None) -> dict[str, Any]:
+    """The content of the option `--params`; empty without it.
+
+    Raises `ConfigError` if it is not a JSON object.
+    """
+    if not text:
+        return {}
+    try:
+        content = json.loads(text)
+    except ValueError as exc:
+        raise ConfigError(f"--params (PARAMS): is not JSON: {exc}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            """--params (PARAMS): must be a JSON object, such as '{"since": "2026-01-31"}'"""
+        )
+    return content
 
 
 def settings_with(config_path: Path, **options: object) -> Settings:

@@ -17,8 +17,10 @@ from serving.commands._next import STARTED_BY
 from serving.commands._options import (
     ConfigPath,
     ModelUri,
+    Parameters,
     RunId,
     choose_model,
+    parameters_of,
     settings_with,
 )
 from serving.config.settings import DEFAULT_CONFIG, EngineChoice, Settings
@@ -46,13 +48,14 @@ def run(
             "-d",
             envvar="DATA_PATH",
             help="Rows to predict: CSV or Parquet file, directory or pattern of Parquet files, "
-            "s3://, gs:// or abfs:// address, or .sql file with a query.",
+            "s3://, gs:// or abfs:// address, or .sql or .sql.j2 file with a query.",
         ),
     ] = None,
     query: Annotated[
         str | None,
         typer.Option(envvar="QUERY", help="SQL query to read, instead of a file."),
     ] = None,
+    params: Parameters = None,
     output_path: Annotated[
         str | None,
         typer.Option(
@@ -163,6 +166,7 @@ def run(
         job = Job(
             data=data_path,
             query=query,
+            parameters=parameters_of(params),
             output=output_path,
             table=output_table,
             engine=settings.serving.engine,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from serving.commands._next import serve_command, ui_command
-from serving.commands._options import ConfigPath, DataPath, settings_with
+from serving.commands._options import ConfigPath, Parameters, parameters_of, settings_with
 from serving.config.settings import DEFAULT_CONFIG
 from serving.errors import RecipeError
 
@@ -24,7 +24,18 @@ def run(
         ),
     ] = None,
     config_path: ConfigPath = DEFAULT_CONFIG,
-    data_path: DataPath = None,
+    data_path: Annotated[
+        str | None,
+        typer.Option(
+            "--data-path",
+            "-d",
+            envvar="DATA_PATH",
+            help="Data to train on, instead of the recipe's: CSV or Parquet file, directory or "
+            "pattern of Parquet files, s3://, gs:// or abfs:// address, or .sql or .sql.j2 file "
+            "with a query.",
+        ),
+    ] = None,
+    params: Parameters = None,
 ) -> None:
     """Train a model from a recipe.
 
@@ -34,7 +45,7 @@ def run(
 
     settings = settings_with(config_path)
     path = recipe_path or _only_recipe()
-    recipe = load_recipe(path)
+    recipe = load_recipe(path).with_parameters(parameters_of(params))
 
     from serving.training.trainer import train
 

@@ -10,9 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from serving.config.settings import Settings
-from serving.config.yaml_file import fill_in, hidden_values
+from serving.config.yaml_file import fill_in, filled_in, hidden_values
 from serving.contract.columns import Column, Row
+from serving.contract.recipe import Loader
+from serving.data.frames import read_source
+from serving.data.query import is_query
 from serving.data.tables import is_csv, read_table, require_columns, to_table
 from serving.engines.onnx import (
     DESCRIPTION,
@@ -23,7 +28,7 @@ from serving.engines.onnx import (
     OnnxEngine,
     digest,
 )
-from serving.errors import CompilationError, ServingError
+from serving.errors import CompilationError, DataError, ServingError
 from serving.model.loading import load_model
 from serving.model.served import ServedModel
 from serving.redaction import first_line, redact
@@ -38,12 +43,12 @@ LONGEST_REASON = 200
 _LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime")
 
 
-def compile_model(settings: Settings, data_path: Path | None = None) -> Compiled:
+def compile_model(settings: Settings, data_path: str | Path | None = None) -> Compiled:
     """Convert the model that the settings name, prove it on data and store it.
 
     Args:
         settings: which model, and where it is kept.
-        data_path: a CSV or Parquet file; by default the one that the model's recipe names.
+        data_path: the rows; by default those that the model's recipe names.
 
     Returns what was stored in the model's directory `compiled/`.
 
@@ -62,7 +67,7 @@ def compile_model(settings: Settings, data_path: Path | None = None) -> Compiled
     native = _load(found, settings)
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            compiled = _compile(stored, native, data_path, Path(scratch) / DIRECTORY)
+            compiled = _compile(stored, native, settings, data_path, Path(scratch) / DIRECTORY)
         except CompilationError as exc:
             raise CompilationError(f"model {redact(uri)} cannot be compiled: {exc}") from exc
         target = directory if found.files is None else None
@@ -89,7 +94,11 @@ def _load(found: FoundModel, settings: Settings) -> ServedModel:
 
 
 def _compile(
-    stored: StoredModel, native: ServedModel, data_path: Path | None, directory: Path
+    stored: StoredModel,
+    native: ServedModel,
+    settings: Settings,
+    data_path: str | Path | None,
+    directory: Path,
 ) -> Compiled:
     source = stored.sklearn_file
     if not stored.is_sklearn or source is None:
@@ -110,7 +119,7 @@ def _compile(
     with _one_sentence("it cannot be converted"):
         conversion = convert(model, columns)
 
-    data, rows = _rows(native, columns, data_path)
+    data, rows = _rows(native, columns, settings, data_path)
     directory.mkdir()
     onnx.save(conversion.model, directory / GRAPH)
     compiled = Compiled(
@@ -157,44 +166,61 @@ def _write(compiled: Compiled, directory: Path) -> None:
 
 
 def _rows(
-    native: ServedModel, columns: list[Column], data_path: Path | None
+    native: ServedModel, columns: list[Column], settings: Settings, data_path: str | Path | None
 ) -> tuple[str, list[Row]]:
-    """The file's path as written, and its rows as requests would have them.
+    """The name of the data as written, and its rows as requests would have them.
 
     Rows that a request cannot have are left out.
     """
-    if data_path is not None:
-        return str(data_path), _rows_of(data_path, columns)
-    source = _recipe_data(native)
-    with hidden_values([source]):
-        return source, _rows_of(Path(fill_in(source)), columns)
+    recipe = native.schemas.recipe
+    loader = recipe.data.loader if recipe else Loader()
+    written = str(data_path) if data_path is not None else loader.source_uri
+    if not written:
+        raise CompilationError(
+            "its answers are compared on data, and its recipe names none; "
+            "give --data-path FILE (DATA_PATH)"
+        )
+    with hidden_values([written, str(loader.parameters)]):
+        source = fill_in(written) if data_path is None else written
+        try:
+            frame, is_text = _read(source, columns, settings, loader)
+        except DataError as exc:
+            if data_path is not None:
+                raise
+            raise CompilationError(
+                f"its answers are compared on data, and that of its recipe cannot be read: {exc}; "
+                "give --data-path FILE (DATA_PATH)"
+            ) from exc
+        return redact(written), _as_requests(frame, columns, redact(source), is_text)
 
 
-def _rows_of(path: Path, columns: list[Column]) -> list[Row]:
-    frame = read_table(path, as_text=[column.name for column in columns])
+def _read(
+    source: str, columns: list[Column], settings: Settings, loader: Loader
+) -> tuple[pd.DataFrame, bool]:
+    """All rows, and whether their values are text that has to be parsed."""
+    is_text = False
+
+    def read_file(path: Path) -> pd.DataFrame:
+        nonlocal is_text
+        is_text = is_csv(path)
+        return read_table(path, as_text=[column.name for column in columns])
+
+    parameters = filled_in(loader.parameters) if is_query(source) else {}
+    return read_source(source, settings, parameters, read_file), is_text
+
+
+def _as_requests(frame: pd.DataFrame, columns: list[Column], name: str, is_text: bool) -> list[Row]:
     required = [column.name for column in columns if column.required]
-    require_columns(frame, required, path, "which the model needs")
+    require_columns(frame, required, name, "which the model needs")
     frame = frame.dropna(subset=required).reset_index(drop=True)
     if frame.empty:
-        raise CompilationError(f"no row of {path} has all values that the model requires")
-    table = to_table(frame, columns, path, from_text=is_csv(path))
+        raise CompilationError(f"no row of {name} has all values that the model requires")
+    table = to_table(frame, columns, name, from_text=is_text)
     values = [
         [None if value != value else value for value in table[column.name].tolist()]
         for column in columns
     ]
     return list(zip(*values, strict=True))
-
-
-def _recipe_data(native: ServedModel) -> str:
-    """The data file that the model's recipe names, with `${VAR}` as written."""
-    recipe = native.schemas.recipe
-    source = recipe.data.loader.source_uri if recipe else None
-    if source and Path(fill_in(source)).is_file():
-        return source
-    found = f"'{redact(source)}' is not a file here" if source else "its recipe names none"
-    raise CompilationError(
-        f"its answers are compared on data, and {found}; give --data-path FILE (DATA_PATH)"
-    )
 
 
 def _store(made: Path, target: Path | None, stored: StoredModel, settings: Settings) -> None:

@@ -130,6 +130,14 @@ def fill_in(text: str) -> str:
         return text
 
 
+def filled_in(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace references in all values; return them unchanged if a variable has no value."""
+    try:
+        return dict(_expand(content, (), {}))
+    except _VariableError:
+        return dict(content)
+
+
 @contextlib.contextmanager
 def hidden_values(texts: Iterable[str]) -> Iterator[None]:
     """Replace values of variables by `${VAR}` in the messages of errors.

@@ -96,9 +96,12 @@ class DataInterface(Section):
 
 
 class Loader(Section):
-    """The training data: a CSV or Parquet file, unless `--data-path` gives another."""
+    """Where the training data is, unless `--data-path` names other data."""
 
     source_uri: str | None = None
+    """File, directory or pattern, address in an object store, or file with a query."""
+    parameters: dict[str, Any] = {}
+    """The variables of a query's template (`.sql.j2`)."""
 
 
 class Fetcher(Section):
@@ -309,6 +312,14 @@ class Recipe(Section):
                 )
         return self
 
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Self:
+        """The recipe with these variables of the query, besides its own."""
+        if not parameters:
+            return self
+        loader = self.data.loader
+        loader = loader.model_copy(update={"parameters": {**loader.parameters, **parameters}})
+        return self.model_copy(update={"data": self.data.model_copy(update={"loader": loader})})
+
     @property
     def texts_with_variables(self) -> list[str]:
         """The texts that contain `${VAR}`, as written in the file."""
@@ -329,7 +340,7 @@ class Recipe(Section):
 
 
 _OPEN = re.compile(
-    r"data\.loader\.source_uri"
+    r"data\.loader\.(source_uri|parameters\..*)"
     r"|model\.hyperparameters\.(values|fixed|tunable)\..*"
     r"|preprocessor\.steps\.\d+\.values\..*"
     r"|(metadata|monitoring)\..*",
@@ -350,7 +361,8 @@ def load_recipe(path: Path) -> Recipe:
             raise RecipeError(
                 f"{path}: {_key(location)}: '{reference.text}' must be a number or boolean "
                 "here; text from the environment is allowed only in data.loader.source_uri, "
-                "model.hyperparameters.values, the values of a step, metadata and monitoring"
+                "data.loader.parameters, model.hyperparameters.values, the values of a step, "
+                "metadata and monitoring"
             )
     recipe = document.validate(Recipe, RecipeError)
     recipe._references.update(document.references)

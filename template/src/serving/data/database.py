@@ -82,7 +82,8 @@ class Database:
             module = (exc.name or url.get_driver_name()).partition(".")[0]
             raise ConfigError(
                 f"{_SETTING}: the driver '{module}' is not installed; install it with "
-                f"uv add --group inference '{_PACKAGES.get(module, module)}'"
+                f"uv add --group GROUP '{_PACKAGES.get(module, module)}', where GROUP is the stage "
+                "that uses it: training or inference"
             ) from None
         except (ArgumentError, TypeError, ValueError) as exc:
             raise ConfigError(f"{_SETTING}: {self._reason(exc)}") from None

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -72,24 +71,6 @@ _WORDS = {
 _Values = Sequence[Any]
 
 
-def read_query(path: Path) -> str:
-    """Return the query in a file.
-
-    Raises `DataError` with one sentence that names the file and what is wrong.
-    """
-    try:
-        query = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file (looked in {Path.cwd()})") from None
-    except UnicodeDecodeError as exc:
-        raise DataError(f"{path}: not UTF-8 text (byte {exc.start})") from None
-    except OSError as exc:
-        raise DataError(f"{path}: {exc.strerror or exc}") from None
-    if not query.strip():
-        raise DataError(f"{path}: the file is empty")
-    return query
-
-
 class SqlSource(Source):
     """The rows of a query, read with a server-side cursor.
 
@@ -104,19 +85,27 @@ class SqlSource(Source):
         database: where the query runs, at once.
         query: a `SELECT`.
         name: the query in messages, such as its file.
+        parameters: the value of each `:NAME` of the query; without any, a colon is just a colon.
 
     Raises `DataError` if the query fails.
     """
 
-    def __init__(self, database: Database, query: str, name: str = "the query") -> None:
+    def __init__(
+        self,
+        database: Database,
+        query: str,
+        name: str = "the query",
+        parameters: Mapping[str, Any] | None = None,
+    ) -> None:
         self.name = name
         self._database = database
         self._query = query
+        self._parameters = parameters or {}
         self._rows = self._run()
         self.schema = self._rows.schema
 
     def _run(self) -> "_Rows":
-        return _Rows(self._database, self._query, self.name)
+        return _Rows(self._database, self._query, self.name, self._parameters)
 
     def chunks(self, size: int, skip: int = 0) -> Iterator[Chunk]:
         rows = self._run() if self._rows.has_ended else self._rows
@@ -144,7 +133,7 @@ class SqlSource(Source):
                 f"{self.name}: has no ORDER BY, so a resumed run could read the rows in another "
                 "order; order them by columns that identify a row, or run without --resume"
             )
-        content = json.dumps([self._database.name, self._query])
+        content = json.dumps([self._database.name, self._query, self._parameters], default=str)
         return f"sql:{hashlib.sha256(content.encode()).hexdigest()}"
 
 
@@ -168,9 +157,12 @@ def _has_order(query: str) -> bool:
 class _Rows:
     """The rows of a running query as Arrow batches."""
 
-    def __init__(self, database: Database, query: str, name: str) -> None:
+    def __init__(
+        self, database: Database, query: str, name: str, parameters: Mapping[str, Any]
+    ) -> None:
         self._database = database
         self._name = name
+        self._parameters = parameters
         self._read = 0
         """How many rows have been read."""
         self.has_ended = False
@@ -186,16 +178,27 @@ class _Rows:
             raise
 
     def _execute(self, query: str) -> CursorResult[Any]:
-        # Without parameters, so that % and : in the query mean what they mean in SQL.
-        options = {"yield_per": _BLOCK, "no_parameters": True}
         with self._database.explained(self._name):
             if self._database.is_postgresql and self._database.query_timeout is not None:
                 milliseconds = max(1, round(self._database.query_timeout * 1000))
                 self._connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
-            result = self._connection.exec_driver_sql(query, execution_options=options)
+            result = self._start(query)
         if not result.returns_rows or not result.keys():
             raise DataError(f"{self._name}: returns no columns; it must be a SELECT")
         return result
+
+    def _start(self, query: str) -> CursorResult[Any]:
+        if not self._parameters:
+            # So that % and : in the query mean what they mean in SQL.
+            options = {"yield_per": _BLOCK, "no_parameters": True}
+            return self._connection.exec_driver_sql(query, execution_options=options)
+        # Without a type, so that the database compares a text with a date, for example.
+        bound = [
+            sa.bindparam(name, value, sa.types.NULLTYPE, expanding=isinstance(value, list))
+            for name, value in self._parameters.items()
+        ]
+        statement = sa.text(query).bindparams(*bound)
+        return self._connection.execute(statement, execution_options={"yield_per": _BLOCK})
 
     def _describe(self) -> list[pa.DataType | None]:
         """The type of each column by the driver's description; None if that is not known."""

@@ -83,7 +83,7 @@ def is_csv(path: Path) -> bool:
     return path.suffix.lower() == ".csv"
 
 
-def require_columns(frame: pd.DataFrame, names: Sequence[str], path: Path, why: str) -> None:
+def require_columns(frame: pd.DataFrame, names: Sequence[str], path: Path | str, why: str) -> None:
     """Raise `DataError` naming the file, the first missing column, and the columns of the file."""
     try:
         base.require_columns(list(frame.columns), names, why)
@@ -129,7 +129,7 @@ def _type_of(values: "pd.Series[Any]", name: str, missing: bool) -> str:
 
 
 def to_table(
-    frame: pd.DataFrame, columns: Sequence[Column], path: Path, *, from_text: bool = False
+    frame: pd.DataFrame, columns: Sequence[Column], path: Path | str, *, from_text: bool = False
 ) -> Table:
     """Convert the frame's columns to exactly the types of `columns`.
 
@@ -153,7 +153,7 @@ def to_table(
 _BOOLEANS = {True: 1.0, False: 0.0, "True": 1.0, "False": 0.0, "true": 1.0, "false": 0.0}
 
 
-def _convert(frame: pd.DataFrame, column: Column, path: Path, from_text: bool) -> np.ndarray:
+def _convert(frame: pd.DataFrame, column: Column, path: Path | str, from_text: bool) -> np.ndarray:
     if column.name not in frame.columns:
         return to_array([None] * len(frame), column)
     series = frame[column.name]

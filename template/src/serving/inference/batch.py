@@ -6,9 +6,9 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,8 +16,10 @@ import pyarrow as pa
 from serving import extensions
 from serving.config.settings import EngineChoice, Settings
 from serving.data.base import Parts, Sink, Source
-from serving.data.files import FileParts, open_sink, open_source
+from serving.data.files import FileParts, open_sink
 from serving.data.locations import Location, check_format, locate
+from serving.data.query import Query, is_query
+from serving.data.sources import open_source, run_query
 from serving.errors import ConfigError, DataError
 from serving.inference.kernel import Kernel
 from serving.inference.outputs import Output, PartedOutput, WholeOutput
@@ -43,9 +45,11 @@ class Job:
     """What to predict, and how."""
 
     data: str | None = None
-    """Path, pattern or address of the rows, or path of a file with a query (`.sql`)."""
+    """Path, pattern or address of the rows, or path of a file with a query (`.sql`, `.sql.j2`)."""
     query: str | None = None
     """A query, instead of `data`."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """The variables of a query's template (`.sql.j2`)."""
     output: str | None = None
     """Path or address of the file to write."""
     table: str | None = None
@@ -63,7 +67,7 @@ class Job:
     @property
     def has_query(self) -> bool:
         """Whether the rows come from a database."""
-        return self.query is not None or str(self.data).lower().endswith(".sql")
+        return self.query is not None or is_query(str(self.data))
 
     @property
     def sets_aside(self) -> bool:
@@ -176,17 +180,13 @@ def _destination(location: Location, job: Job) -> Location:
     return output
 
 
-# The modules for databases are imported only where they are needed: they take 20 MB.
-
-
 def _open_source(settings: Settings, job: Job) -> Source:
-    if not job.has_query:
-        return open_source(str(job.data))
-    from serving.data.sql import SqlSource, read_query
-
     if job.query is not None:
-        return SqlSource(_database(settings), job.query)
-    return SqlSource(_database(settings), read_query(Path(str(job.data))), str(job.data))
+        return run_query(Query(job.query, "the query"), settings)
+    return open_source(str(job.data), settings, job.parameters)
+
+
+# The modules for databases are imported only where they are needed: they take 20 MB.
 
 
 def _open_sink(settings: Settings, job: Job, output: Location | None, schema: pa.Schema) -> Sink:
@@ -203,7 +203,7 @@ def _open_parts(settings: Settings, job: Job, output: Location | None, schema: p
         return FileParts(output, schema)
     from serving.data.sql import SqlParts
 
-    about = json.dumps([job.query or job.data, job.table])
+    about = json.dumps([job.query or job.data, job.parameters, job.table])
     name = hashlib.sha256(about.encode()).hexdigest()[:16]
     return SqlParts(_database(settings), str(job.table), schema, name)
 

@@ -10,10 +10,13 @@ import pandas as pd
 from pandas.api.types import is_float_dtype
 from sklearn.model_selection import train_test_split
 
+from serving.config.settings import Settings
 from serving.contract.columns import Column
 from serving.contract.recipe import Recipe, Task
+from serving.data.frames import read_source
 from serving.data.tables import infer_column, read_table, require_columns, to_table
 from serving.errors import DataError
+from serving.redaction import redact
 from serving.training.profile import Profile, make_example, profile
 
 _CLASSES = ("string", "long", "boolean")
@@ -42,14 +45,20 @@ class Dataset:
     """How many rows were left out because they have no target."""
 
 
-def load_dataset(recipe: Recipe, path: Path) -> Dataset:
-    """Read the recipe's columns from a CSV or Parquet file.
+def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None = None) -> Dataset:
+    """Read the recipe's columns from a source (see `read_source`).
 
-    Raises `DataError` naming the file and the column if a column is missing or has no usable type,
-    and `RecipeError` if the recipe's example does not fit the columns.
+    Raises `DataError` naming the source and the column if a column is missing or has no usable
+    type, and `RecipeError` if the recipe's example does not fit the columns.
     """
     interface = recipe.data.data_interface
-    frame = read_table(path, as_text=interface.entity_columns)
+    frame = read_source(
+        str(source),
+        settings,
+        recipe.data.loader.parameters,
+        lambda file: read_table(file, as_text=interface.entity_columns),
+    )
+    path = redact(str(source))
     require_columns(frame, list(interface.roles), path, "named in the recipe's data_interface")
     features = interface.features_of(list(frame.columns))
     require_columns(frame, features, path, "named in the recipe's feature_columns")
@@ -93,7 +102,7 @@ def load_dataset(recipe: Recipe, path: Path) -> Dataset:
     )
 
 
-def split(recipe: Recipe, data: Dataset, path: Path) -> dict[str, pd.Index]:
+def split(recipe: Recipe, data: Dataset, path: str) -> dict[str, pd.Index]:
     """Divide the rows into `train` and the other parts to which the recipe gives a share.
 
     Random splits are stratified by class if there are enough rows.
@@ -138,7 +147,7 @@ def _as_classes(target: "pd.Series[Any]") -> "pd.Series[Any]":
     return target.astype("int64") if is_whole else target
 
 
-def _time_columns(recipe: Recipe, frame: pd.DataFrame, path: Path) -> list[Column]:
+def _time_columns(recipe: Recipe, frame: pd.DataFrame, path: str) -> list[Column]:
     """The column that a temporal split sorts by; it does not have to be a feature."""
     name = recipe.data.split.temporal_column
     if recipe.data.split.strategy != "temporal" or name is None:
@@ -159,7 +168,7 @@ def _strata(recipe: Recipe, target: "pd.Series[Any]", count: int) -> "pd.Series[
     return target if recipe.task_choice is Task.CLASSIFICATION and enough else None
 
 
-def _check_target(recipe: Recipe, target: Column, classes: int, path: Path) -> None:
+def _check_target(recipe: Recipe, target: Column, classes: int, path: str) -> None:
     if recipe.task_choice is Task.REGRESSION and target.type not in ("long", "double"):
         raise DataError(
             f"{path}: the target column '{target.name}' is {target.spec.rule}; "

@@ -45,13 +45,15 @@ class TrainingResult:
     """Whether the model was compiled, or why not; None if the recipe does not ask for it."""
 
 
-def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> TrainingResult:
+def train(
+    recipe: Recipe, settings: Settings, data_path: str | Path | None = None
+) -> TrainingResult:
     """Fit, evaluate and log a model, then load it back and predict with it.
 
     Args:
         recipe: what to train.
         settings: where to log it.
-        data_path: a CSV or Parquet file; by default the recipe's `source_uri`.
+        data_path: other data than the recipe's `source_uri`.
 
     Values from the environment are logged as the `${VAR}` of the recipe.
 
@@ -61,7 +63,7 @@ def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> 
         return _train(recipe, settings, data_path)
 
 
-def _train(recipe: Recipe, settings: Settings, data_path: Path | None) -> TrainingResult:
+def _train(recipe: Recipe, settings: Settings, data_path: str | Path | None) -> TrainingResult:
     if recipe.task_choice not in _TASKS:
         raise RecipeError(
             f"task_choice: '{recipe.task_choice}' cannot be trained yet; "
@@ -69,9 +71,9 @@ def _train(recipe: Recipe, settings: Settings, data_path: Path | None) -> Traini
         )
     _check_stage(recipe)
     chosen = chosen_metrics(recipe)
-    path = data_path or _source(recipe)
-    data = load_dataset(recipe, path)
-    parts = split(recipe, data, path)
+    source = str(data_path or _source(recipe))
+    data = load_dataset(recipe, source, settings)
+    parts = split(recipe, data, redact(source))
     pipeline = build_pipeline(recipe, data.feature_columns)
     mlflow = _open_experiment(settings)
 
@@ -113,22 +115,12 @@ def _check_stage(recipe: Recipe) -> None:
     )
 
 
-def _source(recipe: Recipe) -> Path:
-    uri = recipe.data.loader.source_uri
-    if not uri:
+def _source(recipe: Recipe) -> str:
+    if not recipe.data.loader.source_uri:
         raise RecipeError(
             "data.loader.source_uri: names no data; set it, or give --data-path (DATA_PATH)"
         )
-    if "://" in uri:
-        raise RecipeError(
-            f"data.loader.source_uri: '{redact(uri)}' is an address; "
-            "give the path of a CSV or Parquet file on this machine"
-        )
-    if uri.endswith((".sql", ".sql.j2")):
-        raise RecipeError(
-            f"data.loader.source_uri: '{uri}': SQL is not supported yet; give a CSV or Parquet file"
-        )
-    return Path(uri)
+    return recipe.data.loader.source_uri
 
 
 def _open_experiment(settings: Settings) -> Any:
@@ -147,14 +139,16 @@ def _open_experiment(settings: Settings) -> Any:
     return mlflow
 
 
-def _parameters(recipe: Recipe, data_path: Path | None, parts: dict[str, Any]) -> dict[str, Any]:
+def _parameters(
+    recipe: Recipe, data_path: str | Path | None, parts: dict[str, Any]
+) -> dict[str, Any]:
     written = recipe.as_written()
     source = written["data"].get("loader", {}).get("source_uri")
     return {
         "recipe": recipe.name,
         "task": str(recipe.task_choice),
         "class_path": recipe.model.class_path,
-        "data_path": str(data_path or source),
+        "data_path": redact(str(data_path or source)),
         **{f"rows_{name}": len(rows) for name, rows in parts.items()},
         **written["model"].get("hyperparameters", {}).get("values", {}),
     }
@@ -288,7 +282,7 @@ def _prove(settings: Settings) -> None:
         raise TrainingError(f"the model was logged, but cannot be served: {exc}") from exc
 
 
-def _compile(settings: Settings, recipe: Recipe, data_path: Path | None) -> str:
+def _compile(settings: Settings, recipe: Recipe, data_path: str | Path | None) -> str:
     """Compile the model; a model that cannot be compiled is served as it is."""
     from serving.compilation.compiler import compile_model
 
