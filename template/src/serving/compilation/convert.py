@@ -10,7 +10,8 @@ from onnx import TensorProto
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 
-from serving.compilation.estimators import Answer, predict
+from serving.compilation.answer import Answer
+from serving.compilation.estimators import predict
 from serving.compilation.features import Feature, Kind
 from serving.compilation.graph import Graph
 from serving.compilation.transformers import transform
@@ -62,13 +63,12 @@ def convert(model: Any, columns: Sequence[Column]) -> Conversion:
         inputs["numbers"] = (TensorProto.DOUBLE, len(others))
     if texts:
         inputs["texts"] = (TensorProto.STRING, len(texts))
-    classes = None if answer.label is None else estimator.classes_.tolist()
     return Conversion(
         model=graph.model(inputs, _outputs(graph, answer)),
         estimator=f"{type(estimator).__module__}.{type(estimator).__qualname__}",
         numbers=others,
         texts=texts,
-        classes=classes,
+        classes=None if answer.classes is None else list(answer.classes),
     )
 
 
@@ -86,8 +86,8 @@ def _convert(graph: Graph, model: Any, features: list[Feature]) -> tuple[Any, An
 def _outputs(graph: Graph, answer: Answer) -> dict[str, str]:
     outputs = {}
     faults = graph.faults
-    for name in ("label", "probabilities", "values"):
-        tensor = getattr(answer, name)
+    tensors = {name: getattr(answer, name) for name in ("label", "probabilities", "values")}
+    for name, tensor in (tensors | dict(answer.details)).items():
         if tensor is None:
             continue
         if faults is not None and name == "label":

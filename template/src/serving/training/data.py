@@ -21,14 +21,14 @@ _CLASSES = ("string", "long", "boolean")
 
 @dataclass(frozen=True)
 class Dataset:
-    """The rows with a target, and the type of every column with a role."""
+    """The rows with a target (for clustering, all rows), and the type of every column."""
 
     features: pd.DataFrame
     """Shape (rows, features), with the dtypes that the served model will get."""
-    target: "pd.Series[Any]"
-    """Shape (rows,)."""
+    target: "pd.Series[Any] | None"
+    """Shape (rows,); None for clustering."""
     feature_columns: list[Column]
-    target_column: Column
+    target_column: Column | None
     entity_columns: list[Column]
     time: "pd.Series[Any] | None"
     """Shape (rows,): the column that a temporal split sorts by."""
@@ -40,6 +40,10 @@ class Dataset:
     """The example's features, of shape (1, features)."""
     dropped: int
     """How many rows were left out because they have no target."""
+
+    def target_of(self, rows: Any) -> "pd.Series[Any] | None":
+        """The target of some of the rows, by their labels in the index."""
+        return None if self.target is None else self.target.loc[rows]
 
 
 def load_dataset(recipe: Recipe, path: Path) -> Dataset:
@@ -56,32 +60,37 @@ def load_dataset(recipe: Recipe, path: Path) -> Dataset:
     if not features:
         raise DataError(f"{path}: no column is left to learn from")
 
-    target = str(interface.target_column)
+    target = None if recipe.task_choice is Task.CLUSTERING else interface.target_column
     rows = len(frame)
-    frame = frame.dropna(subset=[target]).reset_index(drop=True)
+    if frame.empty:
+        raise DataError(f"{path}: has no rows")
+    if target is not None:
+        frame = frame.dropna(subset=[target]).reset_index(drop=True)
     if frame.empty:
         raise DataError(f"{path}: the target column '{target}' has no values")
-    if recipe.task_choice is Task.CLASSIFICATION:
+    if target is not None and recipe.task_choice is Task.CLASSIFICATION:
         frame[target] = _as_classes(frame[target])
 
     try:
         feature_columns = [infer_column(frame[name], name) for name in features]
-        target_column = infer_column(frame[target], target)
-        entities = [name for name in interface.entity_columns if name != target]
+        target_column = None if target is None else infer_column(frame[target], target)
+        entities = [name for name in interface.entity_columns if name != interface.target_column]
         frame = frame.assign(**{name: _as_integers(frame[name]) for name in entities})
         entity_columns = [infer_column(frame[name], name) for name in entities]
     except DataError as exc:
         raise DataError(f"{path}: {exc}") from None
-    _check_target(recipe, target_column, frame[target].nunique(), path)
+    if target_column is not None:
+        _check_target(recipe, target_column, frame[target_column.name].nunique(), path)
 
     time_columns = _time_columns(recipe, frame, path)
-    columns = [*time_columns, *entity_columns, *feature_columns, target_column]
+    targets = [] if target_column is None else [target_column]
+    columns = [*time_columns, *entity_columns, *feature_columns, *targets]
     typed = pd.DataFrame(to_table(frame, columns, path))
     seen = profile(typed, feature_columns)
     example = make_example(recipe.data.example, [*entity_columns, *feature_columns], seen)
     return Dataset(
         features=typed[features],
-        target=typed[target],
+        target=None if target is None else typed[target],
         feature_columns=feature_columns,
         target_column=target_column,
         entity_columns=entity_columns,
@@ -120,7 +129,7 @@ def split(recipe: Recipe, data: Dataset, path: Path) -> dict[str, pd.Index]:
                 rows,
                 test_size=count,
                 random_state=recipe.evaluation.random_state,
-                stratify=_strata(recipe, data.target[rows], count),
+                stratify=_strata(recipe, data.target_of(rows), count),
             )
     return {"train": rows, **parts}
 
@@ -153,10 +162,12 @@ def _time_columns(recipe: Recipe, frame: pd.DataFrame, path: Path) -> list[Colum
     return [column]
 
 
-def _strata(recipe: Recipe, target: "pd.Series[Any]", count: int) -> "pd.Series[Any] | None":
+def _strata(recipe: Recipe, target: "pd.Series[Any] | None", count: int) -> "pd.Series[Any] | None":
+    if target is None or recipe.task_choice is not Task.CLASSIFICATION:
+        return None
     counts = target.value_counts()
     enough = counts.min() > 1 and min(count, len(target) - count) >= len(counts)
-    return target if recipe.task_choice is Task.CLASSIFICATION and enough else None
+    return target if enough else None
 
 
 def _check_target(recipe: Recipe, target: Column, classes: int, path: Path) -> None:

@@ -1,6 +1,6 @@
 """Metrics of a fitted pipeline, by task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,13 @@ from sklearn import metrics
 
 from serving.contract.recipe import Recipe, Task
 from serving.errors import RecipeError
+from serving.training.clustering import METRICS as CLUSTER_METRICS
+from serving.training.clustering import evaluate_clusters
 
-Metric = Callable[[Any, Any], float]
+Metric = Callable[..., float]
+"""Called with the target and the predictions; for clustering, see `ClusterMetric`."""
 
-_BY_TASK: dict[Task, dict[str, Metric]] = {
+_BY_TASK: dict[Task, Mapping[str, Metric]] = {
     Task.CLASSIFICATION: {
         "accuracy": metrics.accuracy_score,
         "precision_weighted": lambda y, p: metrics.precision_score(
@@ -28,6 +31,7 @@ _BY_TASK: dict[Task, dict[str, Metric]] = {
         "rmse": metrics.root_mean_squared_error,
         "r2": metrics.r2_score,
     },
+    Task.CLUSTERING: CLUSTER_METRICS,
 }
 
 
@@ -50,14 +54,19 @@ def chosen_metrics(recipe: Recipe) -> dict[str, Metric]:
 def evaluate(
     pipeline: Any,
     features: pd.DataFrame,
-    target: "pd.Series[Any]",
+    target: "pd.Series[Any] | None",
     parts: dict[str, pd.Index],
     chosen: dict[str, Metric],
+    seed: int = 0,
 ) -> dict[str, float]:
     """Each metric on each part of the data, as `part_metric`.
 
+    Without a target, the metrics are those of clusters.
+
     Values that are not finite are left out, for instance R2 of a single row.
     """
+    if target is None:
+        return evaluate_clusters(pipeline, features, parts, chosen, seed)
     values = {}
     for part, rows in parts.items():
         predicted = pipeline.predict(features.loc[rows])

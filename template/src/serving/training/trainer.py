@@ -27,7 +27,7 @@ from serving.training.pipeline import build_pipeline, likely_cause
 
 logger = logging.getLogger(__name__)
 
-_TASKS = (Task.CLASSIFICATION, Task.REGRESSION)
+_TASKS = (Task.CLASSIFICATION, Task.REGRESSION, Task.CLUSTERING)
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,16 @@ def _train(recipe: Recipe, settings: Settings, data_path: Path | None) -> Traini
     if recipe.task_choice not in _TASKS:
         raise RecipeError(
             f"task_choice: '{recipe.task_choice}' cannot be trained yet; "
-            f"supported are {' and '.join(_TASKS)}"
+            f"supported are {', '.join(_TASKS)}"
         )
     _check_stage(recipe)
+    interface = recipe.data.data_interface
+    if recipe.task_choice is Task.CLUSTERING and interface.target_column is not None:
+        logger.warning(
+            "data.data_interface.target_column: clustering has no target, "
+            "so the column '%s' is not used, not even as a feature",
+            interface.target_column,
+        )
     chosen = chosen_metrics(recipe)
     path = data_path or _source(recipe)
     data = load_dataset(recipe, path)
@@ -162,7 +169,7 @@ def _parameters(recipe: Recipe, data_path: Path | None, parts: dict[str, Any]) -
 
 def _fit(pipeline: Any, recipe: Recipe, data: Dataset, rows: Any) -> None:
     try:
-        pipeline.fit(data.features.loc[rows], data.target.loc[rows])
+        pipeline.fit(data.features.loc[rows], data.target_of(rows))
     except Exception as exc:
         logger.debug("fit failed", exc_info=True)
         reason = first_line(exc)
@@ -185,7 +192,7 @@ def _check_made_up(pipeline: Any, data: Dataset, rows: Any) -> None:
 
     steps = clone(pipeline[:-1])
     try:
-        steps.fit(data.features.loc[rows], data.target.loc[rows])
+        steps.fit(data.features.loc[rows], data.target_of(rows))
     except Exception:
         return  # fitting the whole pipeline will say what is wrong
     with _blaming_the_example(data):
@@ -225,7 +232,10 @@ def _evaluate(
     chosen: dict[str, Metric],
 ) -> dict[str, float]:
     try:
-        return evaluate(pipeline, data.features, data.target, parts, chosen)
+        seed = recipe.evaluation.random_state
+        return evaluate(pipeline, data.features, data.target, parts, chosen, seed)
+    except ServingError:
+        raise
     except Exception as exc:
         logger.debug("evaluation failed", exc_info=True)
         raise TrainingError(
@@ -242,7 +252,6 @@ def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
     def schema(*columns: Column) -> Schema:
         return Schema([ColSpec(c.type, c.name, required=c.required) for c in columns])
 
-    output = "double" if recipe.task_choice is Task.REGRESSION else data.target_column.type
     with warnings.catch_warnings():
         # The request schema already tells callers that integer columns cannot be null.
         warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer")
@@ -252,7 +261,8 @@ def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
             # Pickle works for every estimator; MLflow's default, skops, refuses many.
             serialization_format="cloudpickle",
             signature=ModelSignature(
-                inputs=schema(*data.feature_columns), outputs=Schema([ColSpec(output)])
+                inputs=schema(*data.feature_columns),
+                outputs=Schema([ColSpec(_output_type(recipe, data))]),
             ),
             input_example=data.example_features,  # visible to everybody who can see the run
             pip_requirements=_requirements(recipe),
@@ -264,6 +274,13 @@ def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
             },
         )
     return str(info.model_id)
+
+
+def _output_type(recipe: Recipe, data: Dataset) -> str:
+    """The MLflow type of a prediction: a number, the label of a cluster, or a class."""
+    if recipe.task_choice is Task.REGRESSION:
+        return "double"
+    return "long" if data.target_column is None else data.target_column.type
 
 
 def _requirements(recipe: Recipe) -> list[str]:
