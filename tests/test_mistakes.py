@@ -259,7 +259,7 @@ RECIPES = [
         "chooses a task that cannot be trained",
         TRAIN,
         "{here}/recipe.yaml: task_choice: 'timeseries' cannot be trained yet; supported "
-        "are classification, regression, clustering",
+        "are classification, regression, clustering, causal",
         recipe=(
             _HEAD.format("classification", ""),
             _HEAD.format("timeseries", "timestamp_column: date\n    "),

@@ -398,7 +398,7 @@ def test_a_value_that_training_never_saw_is_no_error(orders: pd.DataFrame) -> No
         ({"target_column": "tier", "task": "regression"}, DataError, "regression needs numbers"),
         ({"target_column": "spent"}, DataError, "classification needs classes"),
         (
-            {"target_column": "tier", "task": "causal", "treatment_column": "member"},
+            {"target_column": "tier", "task": "timeseries", "timestamp_column": "placed on"},
             RecipeError,
             "cannot be trained yet",
         ),

@@ -19,4 +19,4 @@ class Answer:
     classes: Sequence[Any] | None = None
     """The labels; None without `label`."""
     details: Mapping[str, str] = field(default_factory=dict)
-    """Tensors by the names of `contract.details`."""
+    """Tensors by the names of `contract.details`, of shape (rows, labels), or (rows, 1)."""

@@ -16,6 +16,7 @@ from serving.compilation.features import Feature, Kind
 from serving.compilation.graph import Graph
 from serving.compilation.transformers import transform
 from serving.contract.columns import Column
+from serving.contract.details import details_of
 from serving.errors import CompilationError
 
 _KINDS: dict[str, Kind] = {"string": "text", "datetime": "datetime"}
@@ -95,7 +96,8 @@ def _outputs(graph: Graph, answer: Answer) -> dict[str, str]:
             tensor = graph.add("Where", refused, np.array(-1), tensor)
         elif faults is not None:
             tensor = graph.add("Add", tensor, faults)
-        if name == "values" and answer.outputs == 1:
+        is_number = name in answer.details and details_of([name])[0].labels is None
+        if is_number or (name == "values" and answer.outputs == 1):
             tensor = graph.add("Reshape", tensor, np.array([-1]))
         outputs[name] = tensor
     return outputs

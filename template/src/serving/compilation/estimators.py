@@ -42,6 +42,7 @@ from sklearn.tree import (
     ExtraTreeRegressor,
 )
 
+from serving.causal import TLearner
 from serving.compilation import trees
 from serving.compilation.answer import Answer
 from serving.compilation.clusters import CLUSTERERS, predict_cluster
@@ -81,7 +82,7 @@ def predict(graph: Graph, estimator: Any, features: Features) -> Answer:
         return replace(answer, classes=estimator.classes_.tolist())
     outputs = _count_outputs(estimator, len(features))
     values = graph.add("Reshape", answer.values, np.array([-1, outputs]))
-    return Answer(values=values, outputs=outputs)
+    return replace(answer, values=values, outputs=outputs)
 
 
 def _count_outputs(estimator: Any, width: int) -> int:
@@ -296,6 +297,19 @@ def _stacking(graph: Graph, estimator: Any, features: Features) -> Answer:
     return predict(graph, estimator.final_estimator_, inputs)
 
 
+def _effect(graph: Graph, estimator: Any, features: Features) -> Answer:
+    """The difference of two outcomes, and both of them."""
+    outcomes = []
+    for part in (estimator.with_treatment_, estimator.without_treatment_):
+        answer = predict(graph, part, features)
+        if answer.probabilities:
+            outcomes.append(graph.add("Gather", answer.probabilities, np.array([1]), axis=1))
+        else:
+            outcomes.append(answer.values or "")
+    details = dict(zip(estimator.detail_names, outcomes, strict=True))
+    return Answer(values=graph.add("Sub", *outcomes), details=details)
+
+
 def _classifier(graph: Graph, estimator: Any, features: Features) -> Answer:
     label, *others = predict_with_skl2onnx(graph, estimator, features)
     classes = estimator.classes_
@@ -358,4 +372,5 @@ _CONVERTERS: dict[type, _Converter] = {
     VotingRegressor: _voting,
     StackingClassifier: _stacking,
     StackingRegressor: _stacking,
+    TLearner: _effect,
 }

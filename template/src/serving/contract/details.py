@@ -1,4 +1,4 @@
-"""What an answer says besides the prediction and its probability, such as distances to clusters."""
+"""What an answer says besides the prediction and its probability: distances and outcomes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from typing import Any
 
 _DESCRIPTIONS = {
     "distances": "Cluster -> distance to its centre, in units of the preprocessed features",
+    "outcome_with_treatment": "The outcome that is predicted with the treatment",
+    "outcome_without_treatment": "The outcome that is predicted without the treatment",
 }
 _COLUMN_PREFIXES = {"distances": "distance"}
 
@@ -31,7 +33,7 @@ class Detail:
         return {f"{_COLUMN_PREFIXES[self.name]}_{label}": str(label) for label in self.labels}
 
 
-def details_of(outputs: Sequence[str], labels: Sequence[Any]) -> tuple[Detail, ...]:
+def details_of(outputs: Sequence[str], labels: Sequence[Any] = ()) -> tuple[Detail, ...]:
     """The details among the named outputs of a model, whose labels are `labels`."""
     return tuple(
         Detail(name, tuple(labels) if name in _COLUMN_PREFIXES else None)

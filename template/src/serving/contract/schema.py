@@ -293,6 +293,8 @@ class APISchemaGenerator:
             if self.task is Task.CLUSTERING:
                 return "is the recipe's target, which clustering does not use; leave it out"
             return "is the target, which the model predicts; leave it out"
+        if self.recipe and name == self.recipe.data.data_interface.treatment_column:
+            return "is the treatment, whose effect the model predicts; leave it out"
         known = [*(column.name for column in self.columns), *self.request_fields.values()]
         return f"unknown field{did_you_mean(name, known)}"
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from serving.contract.columns import Table
-from serving.contract.details import Detail
+from serving.contract.details import Detail, details_of
 from serving.engines.base import Engine, Predictions, single_output
 from serving.store.mlmodel import StoredModel
 
@@ -29,7 +29,7 @@ class SklearnEngine(Engine):
         self._transform = self._model[:-1].transform if is_pipeline else None
         self._estimator = self._model[-1] if is_pipeline else self._model
         self.classes: tuple[Any, ...] = _classes_of(self._estimator)
-        self.details: tuple[Detail, ...] = ()
+        self.details: tuple[Detail, ...] = details_of(getattr(self._estimator, "detail_names", ()))
         if hasattr(self._estimator, "cluster_centers_") and hasattr(self._estimator, "transform"):
             clusters = range(len(self._estimator.cluster_centers_))
             self.details = (Detail("distances", tuple(clusters)),)
@@ -48,6 +48,9 @@ class SklearnEngine(Engine):
             return predictions
 
     def _estimate(self, rows: Any) -> Predictions:
+        if hasattr(self._estimator, "predict_with_details"):  # see serving.causal
+            effect, details = self._estimator.predict_with_details(rows)
+            return Predictions(effect, details=details)
         values = single_output(np.asarray(self._estimator.predict(rows)))
         details = {one.name: self._estimator.transform(rows) for one in self.details}
         if values.ndim > 1 or not self.classes:

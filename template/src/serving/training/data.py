@@ -14,6 +14,7 @@ from serving.contract.columns import Column
 from serving.contract.recipe import Recipe, Task
 from serving.data.tables import infer_column, read_table, require_columns, to_table
 from serving.errors import DataError
+from serving.training.causal import read_treatment
 from serving.training.profile import Profile, make_example, profile
 
 _CLASSES = ("string", "long", "boolean")
@@ -27,6 +28,8 @@ class Dataset:
     """Shape (rows, features), with the dtypes that the served model will get."""
     target: "pd.Series[Any] | None"
     """Shape (rows,); None for clustering."""
+    treatment: "pd.Series[Any] | None"
+    """Shape (rows,), 0 or 1; None for tasks other than causal."""
     feature_columns: list[Column]
     target_column: Column | None
     entity_columns: list[Column]
@@ -44,6 +47,10 @@ class Dataset:
     def target_of(self, rows: Any) -> "pd.Series[Any] | None":
         """The target of some of the rows, by their labels in the index."""
         return None if self.target is None else self.target.loc[rows]
+
+    def fit_parameters(self, rows: Any) -> dict[str, Any]:
+        """What the pipeline's `fit` needs besides the features and the target."""
+        return {} if self.treatment is None else {"model__treatment": self.treatment.loc[rows]}
 
 
 def load_dataset(recipe: Recipe, path: Path) -> Dataset:
@@ -70,6 +77,9 @@ def load_dataset(recipe: Recipe, path: Path) -> Dataset:
         raise DataError(f"{path}: the target column '{target}' has no values")
     if target is not None and recipe.task_choice is Task.CLASSIFICATION:
         frame[target] = _as_classes(frame[target])
+    treatment = None
+    if recipe.task_choice is Task.CAUSAL:
+        treatment = read_treatment(frame[str(interface.treatment_column)], path)
 
     try:
         feature_columns = [infer_column(frame[name], name) for name in features]
@@ -91,6 +101,7 @@ def load_dataset(recipe: Recipe, path: Path) -> Dataset:
     return Dataset(
         features=typed[features],
         target=None if target is None else typed[target],
+        treatment=treatment,
         feature_columns=feature_columns,
         target_column=target_column,
         entity_columns=entity_columns,
@@ -105,7 +116,7 @@ def load_dataset(recipe: Recipe, path: Path) -> Dataset:
 def split(recipe: Recipe, data: Dataset, path: Path) -> dict[str, pd.Index]:
     """Divide the rows into `train` and the other parts to which the recipe gives a share.
 
-    Random splits are stratified by class if there are enough rows.
+    Random splits are stratified by class, or by treatment, if there are enough rows.
 
     Raises `DataError` if a part would be empty.
     """
@@ -129,7 +140,7 @@ def split(recipe: Recipe, data: Dataset, path: Path) -> dict[str, pd.Index]:
                 rows,
                 test_size=count,
                 random_state=recipe.evaluation.random_state,
-                stratify=_strata(recipe, data.target_of(rows), count),
+                stratify=_strata(recipe, data, rows, count),
             )
     return {"train": rows, **parts}
 
@@ -162,15 +173,23 @@ def _time_columns(recipe: Recipe, frame: pd.DataFrame, path: Path) -> list[Colum
     return [column]
 
 
-def _strata(recipe: Recipe, target: "pd.Series[Any] | None", count: int) -> "pd.Series[Any] | None":
-    if target is None or recipe.task_choice is not Task.CLASSIFICATION:
+def _strata(recipe: Recipe, data: Dataset, rows: Any, count: int) -> "pd.Series[Any] | None":
+    is_class = recipe.task_choice is Task.CLASSIFICATION
+    groups = data.target if is_class else data.treatment
+    if groups is None:
         return None
-    counts = target.value_counts()
-    enough = counts.min() > 1 and min(count, len(target) - count) >= len(counts)
-    return target if enough else None
+    groups = groups.loc[rows]
+    counts = groups.value_counts()
+    enough = counts.min() > 1 and min(count, len(groups) - count) >= len(counts)
+    return groups if enough else None
 
 
 def _check_target(recipe: Recipe, target: Column, classes: int, path: Path) -> None:
+    if recipe.task_choice is Task.CAUSAL and target.type not in ("long", "double", "boolean"):
+        raise DataError(
+            f"{path}: the target column '{target.name}' is {target.spec.rule}; an effect is a "
+            "difference of outcomes, so it needs numbers or booleans"
+        )
     if recipe.task_choice is Task.REGRESSION and target.type not in ("long", "double"):
         raise DataError(
             f"{path}: the target column '{target.name}' is {target.spec.rule}; "

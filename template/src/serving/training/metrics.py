@@ -9,11 +9,13 @@ from sklearn import metrics
 
 from serving.contract.recipe import Recipe, Task
 from serving.errors import RecipeError
+from serving.training.causal import METRICS as EFFECT_METRICS
+from serving.training.causal import evaluate_effects
 from serving.training.clustering import METRICS as CLUSTER_METRICS
 from serving.training.clustering import evaluate_clusters
 
 Metric = Callable[..., float]
-"""Called with the target and the predictions; for clustering, see `ClusterMetric`."""
+"""Called with the target and the predictions; see also `ClusterMetric` and `EffectMetric`."""
 
 _BY_TASK: dict[Task, Mapping[str, Metric]] = {
     Task.CLASSIFICATION: {
@@ -32,6 +34,7 @@ _BY_TASK: dict[Task, Mapping[str, Metric]] = {
         "r2": metrics.r2_score,
     },
     Task.CLUSTERING: CLUSTER_METRICS,
+    Task.CAUSAL: EFFECT_METRICS,
 }
 
 
@@ -58,15 +61,18 @@ def evaluate(
     parts: dict[str, pd.Index],
     chosen: dict[str, Metric],
     seed: int = 0,
+    treatment: "pd.Series[Any] | None" = None,
 ) -> dict[str, float]:
     """Each metric on each part of the data, as `part_metric`.
 
-    Without a target, the metrics are those of clusters.
+    Without a target, the metrics are those of clusters; with a treatment, those of its effect.
 
     Values that are not finite are left out, for instance R2 of a single row.
     """
     if target is None:
         return evaluate_clusters(pipeline, features, parts, chosen, seed)
+    if treatment is not None:
+        return evaluate_effects(pipeline, features, target, treatment, parts, chosen)
     values = {}
     for part, rows in parts.items():
         predicted = pipeline.predict(features.loc[rows])

@@ -23,11 +23,11 @@ from serving.store import tracking
 from serving.store.sqlite import file_of, follow_move, is_relative
 from serving.training.data import Dataset, load_dataset, split
 from serving.training.metrics import Metric, chosen_metrics, evaluate
-from serving.training.pipeline import build_pipeline, likely_cause
+from serving.training.pipeline import build_pipeline, class_path_of, likely_cause
 
 logger = logging.getLogger(__name__)
 
-_TASKS = (Task.CLASSIFICATION, Task.REGRESSION, Task.CLUSTERING)
+_TASKS = (Task.CLASSIFICATION, Task.REGRESSION, Task.CLUSTERING, Task.CAUSAL)
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,8 @@ def _parameters(recipe: Recipe, data_path: Path | None, parts: dict[str, Any]) -
 
 def _fit(pipeline: Any, recipe: Recipe, data: Dataset, rows: Any) -> None:
     try:
-        pipeline.fit(data.features.loc[rows], data.target_of(rows))
+        parameters = data.fit_parameters(rows)
+        pipeline.fit(data.features.loc[rows], data.target_of(rows), **parameters)
     except Exception as exc:
         logger.debug("fit failed", exc_info=True)
         reason = first_line(exc)
@@ -233,7 +234,7 @@ def _evaluate(
 ) -> dict[str, float]:
     try:
         seed = recipe.evaluation.random_state
-        return evaluate(pipeline, data.features, data.target, parts, chosen, seed)
+        return evaluate(pipeline, data.features, data.target, parts, chosen, seed, data.treatment)
     except ServingError:
         raise
     except Exception as exc:
@@ -277,16 +278,18 @@ def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
 
 
 def _output_type(recipe: Recipe, data: Dataset) -> str:
-    """The MLflow type of a prediction: a number, the label of a cluster, or a class."""
-    if recipe.task_choice is Task.REGRESSION:
+    """The MLflow type of a prediction: a number, an effect, the label of a cluster, or a class."""
+    if recipe.task_choice in (Task.REGRESSION, Task.CAUSAL):
         return "double"
     return "long" if data.target_column is None else data.target_column.type
 
 
 def _requirements(recipe: Recipe) -> list[str]:
     """The logged model's requirements, given here because MLflow's guess takes a minute."""
-    package = recipe.model.class_path.partition(".")[0]
-    own = packages_distributions().get(package, [])
+    distributions = packages_distributions()
+    values = recipe.model.hyperparameters.values.values()
+    paths = [recipe.model.class_path, *filter(None, map(class_path_of, values))]
+    own = [name for path in paths for name in distributions.get(path.partition(".")[0], [])]
     names = {"mlflow-skinny", "numpy", "pandas", "scikit-learn", *own}
     return [f"{name}=={version(name)}" for name in sorted(names)]
 
