@@ -4,11 +4,14 @@ import csv
 import json
 import random
 import shutil
+from collections import Counter
 from datetime import date, timedelta
 from pathlib import Path
+from statistics import correlation
 from typing import Any
 
 import pytest
+import yaml
 from conftest import Render
 from helpers import run, uv
 from serving import logged_model, serve, train, wait_for_workers
@@ -110,6 +113,105 @@ def test_a_data_set_that_nobody_tuned_for(project: Path, orders: Path) -> None:
         refused = http.post("/predict", json=sample | {"spent ($)": 1})
         assert refused.status_code == 422
         assert refused.json()["errors"][0]["pointer"] == "/spent ($)"
+
+
+def test_penguins_are_clustered_without_their_species(project: Path) -> None:
+    """The API, batch inference, and both forms of the model give the same labels and distances."""
+    recipe = yaml.safe_load((project / "recipes/penguins.yaml").read_text(encoding="utf-8"))
+    recipe |= {"name": "groups", "task_choice": "clustering"}
+    recipe["data"]["data_interface"]["target_column"] = None
+    recipe["model"] |= {
+        "class_path": "sklearn.cluster.KMeans",
+        "hyperparameters": {"values": {"n_clusters": 3, "n_init": 5, "random_state": 0}},
+    }
+    (project / "groups.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    run_id = train(project, "--recipe-path", "groups.yaml")
+    checked = uv("run", "mmp", "check", "--run-id", run_id, cwd=project).stdout
+    assert "compiled: yes, 344 rows of data" in checked
+    assert "answers:\n  prediction: long\n  distances: 0, 1, 2\n" in checked
+
+    rows = list(csv.DictReader((project / "data/penguins.csv").open(encoding="utf-8")))
+    found = {}
+    for engine in ("native", "onnx"):
+        with serve(project, "--run-id", run_id, "--engine", engine) as http:
+            example = request_schema(http.get("/openapi.json").json())["example"]
+            answer = http.post("/predict", json=example)
+            assert answer.status_code == 200, answer.text
+            assert set(answer.json()["distances"]) == {"0", "1", "2"}
+            samples = [_sample(row, set(example)) for row in rows]
+            batch = http.post("/predict/batch", json={"samples": samples}).json()["predictions"]
+            one = http.post("/predict", json=samples[7]).json()
+            assert one["prediction"] == batch[7]["prediction"]
+            assert one["distances"] == pytest.approx(batch[7]["distances"])
+        options = ("--run-id", run_id, "--engine", engine, "--data-path", "data/penguins.csv")
+        uv("run", "mmp", "batch-inference", *options, "-o", f"{engine}.csv", cwd=project)
+        written = list(csv.DictReader((project / f"{engine}.csv").open(encoding="utf-8")))
+        assert [int(row["prediction"]) for row in written] == [one["prediction"] for one in batch]
+        for row, one in zip(written, batch, strict=True):
+            distances = {label: float(row[f"distance_{label}"]) for label in "012"}
+            assert distances == pytest.approx(one["distances"])
+        found[engine] = [one["prediction"] for one in batch]
+    assert found["native"] == found["onnx"]
+    # Each group is mostly one species.
+    pairs = Counter(zip(found["onnx"], (row["species"] for row in rows), strict=True))
+    largest = {label: max(n for (one, _), n in pairs.items() if one == label) for label in range(3)}
+    assert sum(largest.values()) / len(rows) > 0.75
+
+
+def test_the_effect_of_a_treatment_on_penguins(project: Path) -> None:
+    """A made-up diet adds 20 g to real penguins for each mm of flipper beyond 200 mm."""
+    with (project / "data/penguins.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["body_mass_g"]]
+    dice = random.Random(0)
+    features = ("penguin_id", "island", "bill_length_mm", "bill_depth_mm", "flipper_length_mm")
+    effects = [20 * (float(row["flipper_length_mm"]) - 200) for row in rows]
+    with (project / "diet.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow([*features, "diet", "mass"])
+        for row, effect in zip(rows, effects, strict=True):
+            diet = dice.randint(0, 1)
+            mass = float(row["body_mass_g"]) + effect * diet
+            table.writerow([*(row[name] for name in features), diet, mass])
+    (project / "diet.yaml").write_text(
+        """
+        name: diet
+        task_choice: causal
+        data:
+          loader: {source_uri: diet.csv}
+          data_interface:
+            entity_columns: [penguin_id]
+            target_column: mass
+            treatment_column: diet
+        preprocessor: {steps: [{type: one_hot_encoder}, {type: standard_scaler}]}
+        model:
+          class_path: serving.causal.TLearner
+          compile: true
+          hyperparameters: {values: {estimator: sklearn.linear_model.Ridge}}
+        """,
+        encoding="utf-8",
+    )
+    run_id = train(project, "--recipe-path", "diet.yaml")
+    checked = uv("run", "mmp", "check", "--run-id", run_id, cwd=project).stdout
+    assert "compiled: yes, 342 rows of data" in checked
+    assert "  outcome_with_treatment: double\n" in checked
+    outcomes = ("outcome_with_treatment", "outcome_without_treatment")
+    for engine in ("native", "onnx"):
+        with serve(project, "--run-id", run_id, "--engine", engine) as http:
+            example = request_schema(http.get("/openapi.json").json())["example"]
+            assert "diet" not in example
+            answer = http.post("/predict", json=example)
+            assert answer.status_code == 200, answer.text
+            samples = [_sample(row, set(example)) for row in rows]
+            batch = http.post("/predict/batch", json={"samples": samples}).json()["predictions"]
+            one = http.post("/predict", json=samples[7]).json()
+            assert one["prediction"] == pytest.approx(batch[7]["prediction"])
+        options = ("--run-id", run_id, "--engine", engine, "--data-path", "diet.csv")
+        uv("run", "mmp", "batch-inference", *options, "-o", f"{engine}.csv", cwd=project)
+        written = list(csv.DictReader((project / f"{engine}.csv").open(encoding="utf-8")))
+        for row, one in zip(written, batch, strict=True):
+            for name in ("prediction", *outcomes):
+                assert float(row[name]) == pytest.approx(one[name])
+        assert correlation([one["prediction"] for one in batch], effects) > 0.8
 
 
 def test_an_api_without_training_serves_what_was_trained_elsewhere(

@@ -192,6 +192,12 @@ CONFIGS = [
     ),
 ]
 
+_HEAD = (
+    "task_choice: {}\n\ndata:\n  loader:\n    source_uri: data/penguins.csv\n"
+    "  data_interface:\n    {}entity_columns"
+)
+"""The beginning of the example's recipe."""
+
 RECIPES = [
     Command(
         "names a recipe that does not exist",
@@ -252,9 +258,12 @@ RECIPES = [
     Command(
         "chooses a task that cannot be trained",
         TRAIN,
-        "{here}/recipe.yaml: task_choice: 'clustering' cannot be trained yet; supported "
-        "are classification and regression",
-        recipe=("task_choice: classification", "task_choice: clustering"),
+        "{here}/recipe.yaml: task_choice: 'timeseries' cannot be trained yet; supported "
+        "are classification, regression, clustering, causal",
+        recipe=(
+            _HEAD.format("classification", ""),
+            _HEAD.format("timeseries", "timestamp_column: date\n    "),
+        ),
     ),
     Command(
         "chooses the wrong task",

@@ -167,6 +167,7 @@ def test_integer_classes_stay_integers_where_some_are_missing() -> None:
     labels = [None if n % 10 == 0 else n % 2 for n in range(60)]
     pd.DataFrame({"x": range(60), "y": labels}).to_csv("gaps.csv", index=False)
     data = load_dataset(recipe([], target_column="y"), Path("gaps.csv"))
+    assert data.target_column is not None
     assert data.target_column.type == "long"
 
 
@@ -396,7 +397,11 @@ def test_a_value_that_training_never_saw_is_no_error(orders: pd.DataFrame) -> No
         ),
         ({"target_column": "tier", "task": "regression"}, DataError, "regression needs numbers"),
         ({"target_column": "spent"}, DataError, "classification needs classes"),
-        ({"target_column": "tier", "task": "clustering"}, RecipeError, "cannot be trained yet"),
+        (
+            {"target_column": "tier", "task": "timeseries", "timestamp_column": "placed on"},
+            RecipeError,
+            "cannot be trained yet",
+        ),
         (
             {"target_column": "tier", "class_path": "sklearn.linear_model.Ridge"},
             RecipeError,

@@ -40,6 +40,9 @@ def run(
         print(f"  {output.name or 'prediction'}: {output.type}")
     if model.engine.classes:
         print(f"  probabilities: {', '.join(map(label_name, model.engine.classes))}")
+    for detail in model.engine.details:
+        keys = ", ".join(map(str, detail.labels or ()))
+        print(f"  {detail.name}: {keys or 'double'}")
     for library in model.libraries:
         if library.problem:
             print(f"warning: {library.problem}")

@@ -10,11 +10,13 @@ from onnx import TensorProto
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 
-from serving.compilation.estimators import Answer, predict
+from serving.compilation.answer import Answer
+from serving.compilation.estimators import predict
 from serving.compilation.features import Feature, Kind
 from serving.compilation.graph import Graph
 from serving.compilation.transformers import transform
 from serving.contract.columns import Column
+from serving.contract.details import details_of
 from serving.errors import CompilationError
 
 _KINDS: dict[str, Kind] = {"string": "text", "datetime": "datetime"}
@@ -62,13 +64,12 @@ def convert(model: Any, columns: Sequence[Column]) -> Conversion:
         inputs["numbers"] = (TensorProto.DOUBLE, len(others))
     if texts:
         inputs["texts"] = (TensorProto.STRING, len(texts))
-    classes = None if answer.label is None else estimator.classes_.tolist()
     return Conversion(
         model=graph.model(inputs, _outputs(graph, answer)),
         estimator=f"{type(estimator).__module__}.{type(estimator).__qualname__}",
         numbers=others,
         texts=texts,
-        classes=classes,
+        classes=None if answer.classes is None else list(answer.classes),
     )
 
 
@@ -86,8 +87,8 @@ def _convert(graph: Graph, model: Any, features: list[Feature]) -> tuple[Any, An
 def _outputs(graph: Graph, answer: Answer) -> dict[str, str]:
     outputs = {}
     faults = graph.faults
-    for name in ("label", "probabilities", "values"):
-        tensor = getattr(answer, name)
+    tensors = {name: getattr(answer, name) for name in ("label", "probabilities", "values")}
+    for name, tensor in (tensors | dict(answer.details)).items():
         if tensor is None:
             continue
         if faults is not None and name == "label":
@@ -95,7 +96,8 @@ def _outputs(graph: Graph, answer: Answer) -> dict[str, str]:
             tensor = graph.add("Where", refused, np.array(-1), tensor)
         elif faults is not None:
             tensor = graph.add("Add", tensor, faults)
-        if name == "values" and answer.outputs == 1:
+        is_number = name in answer.details and details_of([name])[0].labels is None
+        if is_number or (name == "values" and answer.outputs == 1):
             tensor = graph.add("Reshape", tensor, np.array([-1]))
         outputs[name] = tensor
     return outputs

@@ -6,12 +6,12 @@ scikit-learn. skl2onnx converts the others.
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
-from sklearn.base import is_classifier, is_regressor
+from sklearn.base import is_classifier, is_clusterer, is_regressor
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     ExtraTreesRegressor,
@@ -42,7 +42,10 @@ from sklearn.tree import (
     ExtraTreeRegressor,
 )
 
+from serving.causal import TLearner
 from serving.compilation import trees
+from serving.compilation.answer import Answer
+from serving.compilation.clusters import CLUSTERERS, predict_cluster
 from serving.compilation.features import (
     Feature,
     features_of,
@@ -58,37 +61,28 @@ from serving.errors import CompilationError
 Features = list[Feature]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The output tensors of an estimator."""
-
-    label: str | None = None
-    """Position of the class, int64, shape (rows,)."""
-    probabilities: str | None = None
-    """Shape (rows, classes)."""
-    values: str | None = None
-    """Shape (rows, outputs)."""
-    outputs: int = 1
-
-
 def predict(graph: Graph, estimator: Any, features: Features) -> Answer:
-    """Convert a fitted classifier or regressor.
+    """Convert a fitted classifier, regressor or model of clusters.
 
     Raises `CompilationError` naming what cannot be converted.
     """
+    if type(estimator) in CLUSTERERS:
+        return predict_cluster(graph, estimator, features)
     name = type(estimator).__name__
     # Estimators of other libraries may not declare their type.
     tells = hasattr(estimator, "__sklearn_tags__")
+    if tells and is_clusterer(estimator):
+        raise CompilationError(f"there is no converter for sklearn.{name}")
     if not tells or not (is_classifier(estimator) or is_regressor(estimator)):
         raise CompilationError(f"{name} is neither a classifier nor a regressor of scikit-learn")
     if is_classifier(estimator) and not isinstance(estimator.classes_, np.ndarray):
         raise CompilationError(f"{name} classifies several outputs")
     answer = _converter(estimator)(graph, estimator, features)
     if answer.values is None:
-        return answer
+        return replace(answer, classes=estimator.classes_.tolist())
     outputs = _count_outputs(estimator, len(features))
     values = graph.add("Reshape", answer.values, np.array([-1, outputs]))
-    return Answer(values=values, outputs=outputs)
+    return replace(answer, values=values, outputs=outputs)
 
 
 def _count_outputs(estimator: Any, width: int) -> int:
@@ -303,6 +297,19 @@ def _stacking(graph: Graph, estimator: Any, features: Features) -> Answer:
     return predict(graph, estimator.final_estimator_, inputs)
 
 
+def _effect(graph: Graph, estimator: Any, features: Features) -> Answer:
+    """The difference of two outcomes, and both of them."""
+    outcomes = []
+    for part in (estimator.with_treatment_, estimator.without_treatment_):
+        answer = predict(graph, part, features)
+        if answer.probabilities:
+            outcomes.append(graph.add("Gather", answer.probabilities, np.array([1]), axis=1))
+        else:
+            outcomes.append(answer.values or "")
+    details = dict(zip(estimator.detail_names, outcomes, strict=True))
+    return Answer(values=graph.add("Sub", *outcomes), details=details)
+
+
 def _classifier(graph: Graph, estimator: Any, features: Features) -> Answer:
     label, *others = predict_with_skl2onnx(graph, estimator, features)
     classes = estimator.classes_
@@ -365,4 +372,5 @@ _CONVERTERS: dict[type, _Converter] = {
     VotingRegressor: _voting,
     StackingClassifier: _stacking,
     StackingRegressor: _stacking,
+    TLearner: _effect,
 }

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -51,7 +51,7 @@ class Proof(BaseModel):
     rows_refused: int
     """Rows that both forms refuse to predict."""
     largest_difference: float
-    """Of the probabilities, or of the values as in `TOLERANCE`; all labels were equal."""
+    """Of probabilities, or of values and details as in `TOLERANCE`; all labels were equal."""
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,18 @@ def prove(
         rows = [rows[index] for index in np.sort(chosen)]
     counts: dict[str, int] = dict.fromkeys(("none", "missing", "unknown", "range"), 0)
     refused, largest = 0, 0.0
-    deviation: float | None = None
+    deviations: dict[str, float] = {}
     for case in _cases(columns, rows, random):
         ours = _ask(native, columns, case.rows)
         theirs = _ask(compiled, columns, case.rows)
         if case.change == "none":
             if ours.refused.all():
                 raise CompilationError(f"the model refuses every row of {data}")
-            is_label = compiled.compiled.classes is not None
-            deviation = None if is_label else _deviation(ours.values)
+            if compiled.compiled.classes is None:
+                deviations["values"] = _deviation(ours.values)
+            deviations |= {name: _deviation(values) for name, values in ours.details.items()}
         _compare_refusals(case, ours, theirs)
-        largest = max(largest, _difference(case, ours, theirs, deviation))
+        largest = max(largest, _difference(case, ours, theirs, deviations))
         counts[case.change] += len(case.rows)
         refused += int(ours.refused.sum())
     return Proof(
@@ -196,12 +197,14 @@ class _Answers:
     values: np.ndarray
     probabilities: np.ndarray | None
     classes: tuple[Any, ...]
+    details: dict[str, np.ndarray]
 
 
 def _ask(engine: Engine, columns: Sequence[Column], rows: Sequence[Row]) -> _Answers:
     read = engine.reader(columns)
     refused = np.zeros(len(rows), dtype=bool)
     values, probabilities = [], []
+    details: dict[str, list[np.ndarray]] = {detail.name: [] for detail in engine.details}
 
     def predict(some: Sequence[Row]) -> Predictions:
         return engine.predict(read(some))
@@ -215,9 +218,12 @@ def _ask(engine: Engine, columns: Sequence[Column], rows: Sequence[Row]) -> _Ans
             fine = np.ones(len(outcome.values), dtype=bool)
             if outcome.refused is not None:
                 fine = ~outcome.refused
+            if outcome.guessed is not None:
+                fine &= ~outcome.guessed
             if outcome.probabilities is not None:
-                fine &= np.isfinite(outcome.probabilities).all(axis=1)  # others count as refused
                 probabilities.append(outcome.probabilities[fine])
+            for name, numbers in outcome.details.items():
+                details[name].append(numbers[fine])
             refused[part] = ~fine
             if fine.any():
                 values.append(outcome.values[fine])
@@ -226,6 +232,7 @@ def _ask(engine: Engine, columns: Sequence[Column], rows: Sequence[Row]) -> _Ans
         np.concatenate(values) if values else np.empty(0),
         np.concatenate(probabilities) if probabilities else None,
         engine.classes,
+        {name: np.concatenate(parts) for name, parts in details.items() if parts},
     )
 
 
@@ -238,13 +245,27 @@ def _compare_refusals(case: _Case, ours: _Answers, theirs: _Answers) -> None:
         raise CompilationError(f"{one} refuses {case.what} that {other} answers")
 
 
-def _difference(case: _Case, ours: _Answers, theirs: _Answers, deviation: float | None) -> float:
-    """The largest difference; `deviation` is that of the values, None for labels."""
+def _difference(
+    case: _Case, ours: _Answers, theirs: _Answers, deviations: Mapping[str, float]
+) -> float:
+    """The largest difference; `deviations` has `values`, unless these are labels, and details."""
     if not len(ours.values):
         return 0.0
     if ours.classes != theirs.classes or ours.values.shape != theirs.values.shape:
         raise CompilationError("the compiled form has other classes or outputs")
-    if deviation is None:
+    if ours.details.keys() != theirs.details.keys():
+        raise CompilationError("the compiled form has other details")
+    differences = {
+        f"{name}, relative to their size,": _relative(
+            values, theirs.details[name], deviations[name]
+        )
+        for name, values in ours.details.items()
+    }
+    if "values" in deviations:
+        differences["values, relative to their size,"] = _relative(
+            ours.values, theirs.values, deviations["values"]
+        )
+    else:
         unequal = np.array(
             [one != other for one, other in zip(ours.values, theirs.values, strict=True)]
         )
@@ -252,21 +273,24 @@ def _difference(case: _Case, ours: _Answers, theirs: _Answers, deviation: float 
             raise CompilationError(
                 f"{int(unequal.sum())} of {len(unequal)} {case.what} get a different label"
             )
-        if ours.probabilities is None or theirs.probabilities is None:
-            return 0.0
-        largest = float(np.abs(ours.probabilities - theirs.probabilities).max())
-        what = "probabilities"
-    else:
-        with np.errstate(invalid="ignore"):
-            apart = np.abs(ours.values - theirs.values)
-        apart[ours.values == theirs.values] = 0.0  # equal infinities
-        largest = float((apart / np.maximum(np.abs(ours.values), deviation)).max())
-        what = "values, relative to their size,"
-    if not largest <= TOLERANCE:
-        raise CompilationError(
-            f"for {case.what} the {what} differ by {largest:.2g}; at most {TOLERANCE:g} is allowed"
-        )
-    return largest
+    if ours.probabilities is not None and theirs.probabilities is not None:
+        apart = np.abs(ours.probabilities - theirs.probabilities)
+        differences["probabilities"] = float(apart.max())
+    for what, largest in differences.items():
+        if not largest <= TOLERANCE:
+            raise CompilationError(
+                f"for {case.what} the {what} differ by {largest:.2g}; "
+                f"at most {TOLERANCE:g} is allowed"
+            )
+    return max(differences.values(), default=0.0)
+
+
+def _relative(ours: np.ndarray, theirs: np.ndarray, deviation: float) -> float:
+    """The largest difference, relative to the value or to the deviation."""
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(ours - theirs)
+    apart[ours == theirs] = 0.0  # equal infinities
+    return float((apart / np.maximum(np.abs(ours), deviation)).max())
 
 
 def _deviation(values: np.ndarray) -> float:

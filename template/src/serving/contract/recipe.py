@@ -310,6 +310,16 @@ class Recipe(Section):
                 raise ValueError(
                     f"data.data_interface.{key}: is required for the task {self.task_choice}"
                 )
+        treatment = interface.treatment_column
+        if self.task_choice is Task.CAUSAL and (
+            treatment == interface.target_column
+            or treatment in interface.entity_columns
+            or treatment in (interface.feature_columns or [])
+        ):
+            raise ValueError(
+                f"data.data_interface.treatment_column: '{treatment}' has another role, too; the "
+                "effect of the treatment is predicted, so it is no feature, entity or target"
+            )
         return self
 
     def with_parameters(self, parameters: Mapping[str, Any]) -> Self:

@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from serving.config.yaml_file import did_you_mean, first_problem
 from serving.contract.columns import COLUMN_TYPES, Column, Signature
+from serving.contract.details import Detail
 from serving.contract.recipe import Recipe, Task
 from serving.errors import ContractError, ExtensionError
 
@@ -54,6 +55,7 @@ class APISchemaGenerator:
         input_example: a valid row, used without `example`. It may be a row of the training data,
             so its entities are not shown.
         classes: labels that the model gives probabilities for.
+        details: what the model answers besides.
         profile: the values of each column in training: `{"minimum": 1, "maximum": 9}` or
             `{"values": [...]}`. It only documents; no request is refused because of it.
         unknown_fields: whether unknown fields are refused or ignored.
@@ -75,6 +77,7 @@ class APISchemaGenerator:
         example: Mapping[str, Any] | None = None,
         input_example: Mapping[str, Any] | None = None,
         classes: Sequence[Any] = (),
+        details: Sequence[Detail] = (),
         profile: Mapping[str, Mapping[str, Any]] | None = None,
         unknown_fields: Literal["forbid", "ignore"] = "forbid",
         max_batch_rows: int = 10_000,
@@ -84,6 +87,7 @@ class APISchemaGenerator:
         self.recipe = _validated(recipe)
         self.signature = signature
         self._classes = [label_name(label) for label in classes]
+        self.details = details
         self._profile = profile or {}
         request = Request if unknown_fields == "forbid" else LenientRequest
         # The framework's base comes last, so that its configuration takes precedence.
@@ -97,7 +101,8 @@ class APISchemaGenerator:
         self.request_fields = _public_names(request_fields)
         self.response_fields = _public_names(response_fields)
         _check_names("RequestFields", self.request_fields, [c.name for c in self.columns])
-        _check_names("ResponseFields", self.response_fields, _RESPONSE_FIELDS)
+        taken = [*_RESPONSE_FIELDS, *(detail.name for detail in details)]
+        _check_names("ResponseFields", self.response_fields, taken)
         made_up = {column.name: column.spec.made_up for column in self.entities}
         given: dict[str, Any] = {}
         if example:
@@ -174,6 +179,8 @@ class APISchemaGenerator:
                     examples=[dict.fromkeys(self._classes, 0.0)] if self._classes else None,
                 ),
             )
+        for detail in self.details:
+            fields[detail.name] = _detail_field(detail)
         if self.entities:
             keys: dict[str, Any] = self._fields(self.entities)
             entities = create_model(
@@ -259,7 +266,8 @@ class APISchemaGenerator:
     @property
     def classifies(self) -> bool:
         """Whether answers have a class and its probability."""
-        return self.task is Task.CLASSIFICATION or (self.task is None and bool(self._classes))
+        may_classify = self.task in (None, Task.CLUSTERING)
+        return self.task is Task.CLASSIFICATION or (may_classify and bool(self._classes))
 
     @property
     def entities(self) -> list[Column]:
@@ -282,7 +290,11 @@ class APISchemaGenerator:
     def about(self, name: str) -> str:
         """The message for an unknown field of a request, to follow its name."""
         if self.recipe and name == self.recipe.data.data_interface.target_column:
+            if self.task is Task.CLUSTERING:
+                return "is the recipe's target, which clustering does not use; leave it out"
             return "is the target, which the model predicts; leave it out"
+        if self.recipe and name == self.recipe.data.data_interface.treatment_column:
+            return "is the treatment, whose effect the model predicts; leave it out"
         known = [*(column.name for column in self.columns), *self.request_fields.values()]
         return f"unknown field{did_you_mean(name, known)}"
 
@@ -368,7 +380,8 @@ class APISchemaGenerator:
         if not outputs:
             return Any
         if len(outputs) == 1:
-            is_label = self.classifies and outputs[0].type in ("integer", "long")
+            has_labels = self.classifies or self.task is Task.CLUSTERING
+            is_label = has_labels and outputs[0].type in ("integer", "long")
             return int if is_label else _answer_type(outputs[0])
         if not all(output.name for output in outputs):
             types = {_answer_type(output) for output in outputs}
@@ -395,6 +408,13 @@ _ANSWER_TYPES: dict[str, Any] = {
     "datetime": COLUMN_TYPES["datetime"].annotation | None,
     "any": Any,
 }
+
+
+def _detail_field(detail: Detail) -> tuple[Any, Any]:
+    if detail.labels is None:
+        return float, Field(description=detail.description)
+    example = {str(key): 0.0 for key in detail.columns.values()}
+    return dict[str, float], Field(description=detail.description, examples=[example])
 
 
 def _answer_type(output: Column) -> Any:

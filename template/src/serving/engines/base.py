@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from serving.contract.columns import Column, Row, Signature, to_table
+from serving.contract.details import Detail
 from serving.store.mlmodel import StoredModel
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Predictions:
     None if the model refuses no row."""
     positions: np.ndarray | None = None
     """Shape (rows,), the position of each value in `classes`; None if the engine does not know."""
+    details: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """For each of `Engine.details` by name: shape (rows,), or (rows, labels)."""
 
     def rows(self, which: slice | np.ndarray) -> "Predictions":
         """The predictions of some of the rows: a slice, or a mask of shape (rows,)."""
@@ -49,7 +52,20 @@ class Predictions:
             probabilities=probabilities,
             refused=refused,
             positions=positions,
+            details={name: values[which] for name, values in self.details.items()},
         )
+
+    @property
+    def guessed(self) -> np.ndarray | None:
+        """Shape (rows,), true where a probability or a detail is not finite; None if nowhere."""
+        given = [one for one in (self.probabilities, *self.details.values()) if one is not None]
+        finite = [np.isfinite(one) for one in given]
+        if all(one.all() for one in finite):
+            return None
+        known = np.ones(len(self.values), dtype=bool)
+        for one in finite:
+            known &= one.all(axis=tuple(range(1, one.ndim)))
+        return ~known
 
     @property
     def first_refused(self) -> int | None:
@@ -69,6 +85,10 @@ class Predictions:
             values=np.concatenate([part.values for part in parts]),
             probabilities=np.concatenate(probabilities) if probabilities else None,
             positions=None,
+            details={
+                name: np.concatenate([part.details[name] for part in parts])
+                for name in parts[0].details
+            },
         )
 
 
@@ -83,6 +103,8 @@ class Engine(ABC):
     """Whether calls may run on the event loop: they end for all values."""
     classes: tuple[Any, ...] = ()
     """The labels of a model that gives a probability for each; empty for other models."""
+    details: tuple[Detail, ...] = ()
+    """What the model answers besides."""
     exact_integers: bool = False
     """Whether a column of integers with missing values is made of objects; else it is of floats."""
 

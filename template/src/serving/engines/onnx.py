@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serving.contract.columns import Column, Row
+from serving.contract.details import Detail, details_of
 from serving.engines.base import Engine, Predictions
 from serving.errors import ServingError
 from serving.store.mlmodel import StoredModel
@@ -50,6 +51,7 @@ class Compiled(BaseModel):
     and 1, date-times are seconds since 1970, NaN is missing) and `texts` (string, shape (rows,
     texts)). A matrix without columns is left out. The outputs of a classifier are `label` (int64,
     shape (rows,), position in `classes`) and, if the model gives them, `probabilities` (shape
+    (rows, classes)). A model of clusters has the same, and may have `distances` (shape
     (rows, classes)). The output of any other model is `values` (shape (rows,) or (rows, outputs)).
     A graph cannot raise: for a row that the model refuses, the label is -1 and all else is NaN.
     """
@@ -143,6 +145,7 @@ class OnnxEngine(Engine):
         self._labels = np.array(labels, dtype=object)
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.classes: tuple[Any, ...] = tuple(labels) if "probabilities" in self._outputs else ()
+        self.details: tuple[Detail, ...] = details_of(self._outputs, labels)
 
     def reader(self, columns: Sequence[Column]) -> Callable[[Sequence[Row]], Feed]:
         """See `Engine.reader`."""
@@ -207,12 +210,18 @@ class OnnxEngine(Engine):
         if refused.ndim > 1:  # of several outputs
             refused = refused.any(axis=1)
         known = refused if refused.any() else None
+        details = {one.name: outputs[one.name] for one in self.details}
         if "values" in outputs:
-            return Predictions(outputs["values"], refused=known)
+            return Predictions(outputs["values"], refused=known, details=details)
         values = self._labels[outputs["label"]]
         positions = outputs["label"] if self.classes else None
         return Predictions(
-            values, outputs.get("probabilities"), self.classes, refused=known, positions=positions
+            values,
+            outputs.get("probabilities"),
+            self.classes,
+            refused=known,
+            positions=positions,
+            details=details,
         )
 
     def _run(self, feed: Feed) -> dict[str, np.ndarray]:

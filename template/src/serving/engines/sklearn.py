@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from serving.contract.columns import Table
+from serving.contract.details import Detail, details_of
 from serving.engines.base import Engine, Predictions, single_output
 from serving.store.mlmodel import StoredModel
 
@@ -27,11 +28,11 @@ class SklearnEngine(Engine):
         is_pipeline = hasattr(self._model, "steps") and len(self._model.steps) > 1
         self._transform = self._model[:-1].transform if is_pipeline else None
         self._estimator = self._model[-1] if is_pipeline else self._model
-        self.classes: tuple[Any, ...] = ()
-        if hasattr(self._estimator, "predict_proba"):
-            labels = self._estimator.classes_
-            # A model with several outputs has one array of labels each: no single probability.
-            self.classes = tuple(labels.tolist()) if isinstance(labels, np.ndarray) else ()
+        self.classes: tuple[Any, ...] = _classes_of(self._estimator)
+        self.details: tuple[Detail, ...] = details_of(getattr(self._estimator, "detail_names", ()))
+        if hasattr(self._estimator, "cluster_centers_") and hasattr(self._estimator, "transform"):
+            clusters = range(len(self._estimator.cluster_centers_))
+            self.details = (Detail("distances", tuple(clusters)),)
 
     def predict(self, table: Table) -> Predictions:
         import pandas as pd
@@ -47,10 +48,15 @@ class SklearnEngine(Engine):
             return predictions
 
     def _estimate(self, rows: Any) -> Predictions:
+        if hasattr(self._estimator, "predict_with_details"):  # see serving.causal
+            effect, details = self._estimator.predict_with_details(rows)
+            return Predictions(effect, details=details)
         values = single_output(np.asarray(self._estimator.predict(rows)))
+        details = {one.name: self._estimator.transform(rows) for one in self.details}
         if values.ndim > 1 or not self.classes:
-            return Predictions(values)
-        return Predictions(values, self._estimator.predict_proba(rows), self.classes)
+            return Predictions(values, details=details)
+        probabilities = self._estimator.predict_proba(rows)
+        return Predictions(values, probabilities, self.classes, details=details)
 
     def _estimate_most(self, rows: Any) -> Predictions | None:
         """Estimate the rows, without those with numbers that the estimator refuses.
@@ -96,6 +102,17 @@ class SklearnEngine(Engine):
         }
 
 
+def _classes_of(estimator: Any) -> tuple[Any, ...]:
+    """The labels of the columns of `predict_proba`; empty if there is no single probability."""
+    if not hasattr(estimator, "predict_proba"):
+        return ()
+    if not hasattr(estimator, "classes_"):  # a mixture, which numbers its components
+        return tuple(range(len(getattr(estimator, "weights_", ()))))
+    # A model with several outputs has one array of labels each.
+    labels = estimator.classes_
+    return tuple(labels.tolist()) if isinstance(labels, np.ndarray) else ()
+
+
 def _kinds_of_numbers(rows: Any) -> np.ndarray:
     """Which kinds of unusual numbers each row has, as bits; shape (rows,).
 
@@ -121,10 +138,7 @@ def _with_gaps(found: Predictions, refused: np.ndarray) -> Predictions:
     """Spread the predictions of the accepted rows over all rows."""
     # Each refused row repeats the accepted row before it; its values have no meaning.
     positions = np.maximum(np.cumsum(~refused) - 1, 0)
-    probabilities = None if found.probabilities is None else found.probabilities[positions]
-    return replace(
-        found, values=found.values[positions], probabilities=probabilities, refused=refused
-    )
+    return replace(found.rows(positions), refused=refused)
 
 
 def _is_by_row(model: Any) -> bool:

@@ -22,11 +22,13 @@ class AnswerColumns:
 
     `prediction` has the type of the model's output. Several outputs are `prediction_NAME`, or
     `prediction_0` and so on. If the model gives probabilities, `confidence` and, for a classifier,
-    `probability_CLASS` follow.
+    `probability_CLASS` follow; then what else the model answers, such as `distance_CLUSTER`.
     """
 
     fields: list[pa.Field]
     """Name and type of each column."""
+    details: dict[str, tuple[str, str | None]]
+    """Column -> field of the API's answer, and key if the field is an object."""
 
     def __init__(self, model: ServedModel) -> None:
         schemas = model.schemas
@@ -56,6 +58,13 @@ class AnswerColumns:
             self.fields += [
                 pa.field(f"probability_{label_name(label)}", pa.float64()) for label in classes
             ]
+        self._details = [detail.name for detail in schemas.details]
+        self.details = {
+            column: (detail.name, key)
+            for detail in schemas.details
+            for column, key in detail.columns.items()
+        }
+        self.fields += [pa.field(column, pa.float64()) for column in self.details]
 
     def arrays(self, predictions: Predictions) -> list[pa.Array]:
         """The columns of predictions of which none is refused, in the order of `fields`.
@@ -80,19 +89,27 @@ class AnswerColumns:
             ]
         else:
             arrays = self.outputs(columns)
-        if not self._classes:
-            return arrays
+        if self._classes:
+            arrays += self._probabilities(predictions, arrays[0])
+        for name in self._details:
+            numbers = predictions.details[name].astype(np.float64, copy=False)
+            arrays += [pa.array(one) for one in np.ascontiguousarray(np.atleast_2d(numbers.T))]
+        return arrays
+
+    def _probabilities(self, predictions: Predictions, values: pa.Array) -> list[pa.Array]:
+        """The confidence, then the probability of each class; `values` are the labels."""
+        positions = predictions.positions
         table = predictions.probabilities
         if table is None or predictions.classes != self._classes:
             raise ServingError("the model gives other classes than before")
         if positions is None:
             [labels] = self.outputs([np.array(self._classes, dtype=object)])
-            found = pc.index_in(arrays[0], value_set=labels)
+            found = pc.index_in(values, value_set=labels)
             if found.null_count:
                 raise ServingError("the model gives a class without a probability")
             positions = np.asarray(found)
         table = table.astype(np.float64, copy=False)
-        arrays.append(pa.array(table[np.arange(len(table)), positions]))
+        arrays = [pa.array(table[np.arange(len(table)), positions])]
         if self._has_probabilities:
             arrays += [pa.array(np.ascontiguousarray(column)) for column in table.T]
         return arrays

@@ -125,7 +125,11 @@ class HookedAnswers:
         columns: list[list[Any]] = []
         for field in self._plain.fields:
             prefix, _, rest = field.name.partition("_")
-            if field.name == "confidence":
+            if field.name in self._plain.details:
+                name, key = self._plain.details[field.name]
+                given = [answer[name] for answer in checked]
+                columns.append(given if key is None else [one[key] for one in given])
+            elif field.name == "confidence":
                 columns.append([answer["confidence"] for answer in checked])
             elif prefix == "probability":
                 columns.append([(one["probabilities"] or {}).get(rest) for one in checked])

@@ -71,6 +71,7 @@ def _load(settings: Settings, choice: EngineChoice, hooks: PredictionHooks | Non
             example=logged.get(REQUEST_EXAMPLE),
             input_example=stored.example,
             classes=engine.classes,
+            details=engine.details,
             profile=logged.get(TRAINING_PROFILE),
             unknown_fields=settings.serving.unknown_fields,
             max_batch_rows=settings.serving.max_batch_rows,

@@ -14,7 +14,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel
 
 from serving.contract.columns import Row
@@ -97,6 +96,10 @@ class ServedModel:
         self._entities = [(i, name) for i, name in enumerate(self._names) if name in entities]
         self._has_probabilities = schemas.classifies
         self._labels = _Labels(self.engine.classes)
+        self._details = {
+            detail.name: [key for key in detail.columns.values() if key is not None]
+            for detail in schemas.details
+        }
         self._example_worked = -math.inf
 
     def rows(self, samples: Sequence[BaseModel]) -> list[Row]:
@@ -172,19 +175,16 @@ class ServedModel:
     def predict(self, table: Any) -> Predictions:
         """Predict every row of a table that the engine takes.
 
-        A row counts as refused if its probabilities are not finite, which happens with extreme
-        values: the label is then only a guess.
+        A row counts as refused if its probabilities or details are not finite, which happens with
+        extreme values: the label is then only a guess.
 
         Raises one of `REFUSALS` if the engine does not know which row the model refuses.
         """
         predictions = self.engine.predict(table)
-        probabilities = predictions.probabilities
-        if probabilities is not None and not np.isfinite(probabilities).all():
-            refused = ~np.isfinite(probabilities).all(axis=1)
-            if predictions.refused is not None:
-                refused |= predictions.refused
-            predictions = replace(predictions, refused=refused)
-        return predictions
+        guessed = predictions.guessed
+        if guessed is not None and predictions.refused is not None:
+            guessed |= predictions.refused
+        return predictions if guessed is None else replace(predictions, refused=guessed)
 
     def predict_rows(self, rows: Sequence[Row]) -> Predictions:
         """Predict rows of `schemas.columns`; raises as `predict` does."""
@@ -214,6 +214,9 @@ class ServedModel:
         if predictions.classes is not labels.classes:
             labels = _Labels(predictions.classes)
         table = [] if predictions.probabilities is None else predictions.probabilities.tolist()
+        details = [
+            (name, keys, predictions.details[name].tolist()) for name, keys in self._details.items()
+        ]
         for index, value in enumerate(self._values(predictions)):
             answer: Record = {
                 "prediction": value,
@@ -225,6 +228,9 @@ class ServedModel:
                 answer["confidence"] = table[index][labels.positions[value]]
                 if self._has_probabilities:
                     answer["probabilities"] = dict(zip(labels.names, table[index], strict=True))
+            for name, keys, numbers in details:
+                one = numbers[index]
+                answer[name] = dict(zip(keys, one, strict=True)) if keys else one
             yield answer
 
     def predict_example(self) -> Predictions | None:

@@ -17,6 +17,7 @@ from serving.data.frames import read_source
 from serving.data.tables import infer_column, read_table, require_columns, to_table
 from serving.errors import DataError
 from serving.redaction import redact
+from serving.training.causal import read_treatment
 from serving.training.profile import Profile, make_example, profile
 
 _CLASSES = ("string", "long", "boolean")
@@ -24,14 +25,16 @@ _CLASSES = ("string", "long", "boolean")
 
 @dataclass(frozen=True)
 class Dataset:
-    """The rows with a target, and the type of every column with a role."""
+    """The rows with a target (for clustering, all rows), and the type of every column."""
 
     features: pd.DataFrame
     """Shape (rows, features), with the dtypes that the served model will get."""
-    target: "pd.Series[Any]"
-    """Shape (rows,)."""
+    target: "pd.Series[Any] | None"
+    """Shape (rows,); None for clustering."""
+    treatment: "pd.Series[Any] | None"
+    """Shape (rows,), 0 or 1; None for tasks other than causal."""
     feature_columns: list[Column]
-    target_column: Column
+    target_column: Column | None
     entity_columns: list[Column]
     time: "pd.Series[Any] | None"
     """Shape (rows,): the column that a temporal split sorts by."""
@@ -43,6 +46,14 @@ class Dataset:
     """The example's features, of shape (1, features)."""
     dropped: int
     """How many rows were left out because they have no target."""
+
+    def target_of(self, rows: Any) -> "pd.Series[Any] | None":
+        """The target of some of the rows, by their labels in the index."""
+        return None if self.target is None else self.target.loc[rows]
+
+    def fit_parameters(self, rows: Any) -> dict[str, Any]:
+        """What the pipeline's `fit` needs besides the features and the target."""
+        return {} if self.treatment is None else {"model__treatment": self.treatment.loc[rows]}
 
 
 def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None = None) -> Dataset:
@@ -65,32 +76,41 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
     if not features:
         raise DataError(f"{path}: no column is left to learn from")
 
-    target = str(interface.target_column)
+    target = None if recipe.task_choice is Task.CLUSTERING else interface.target_column
     rows = len(frame)
-    frame = frame.dropna(subset=[target]).reset_index(drop=True)
+    if frame.empty:
+        raise DataError(f"{path}: has no rows")
+    if target is not None:
+        frame = frame.dropna(subset=[target]).reset_index(drop=True)
     if frame.empty:
         raise DataError(f"{path}: the target column '{target}' has no values")
-    if recipe.task_choice is Task.CLASSIFICATION:
+    if target is not None and recipe.task_choice is Task.CLASSIFICATION:
         frame[target] = _as_classes(frame[target])
+    treatment = None
+    if recipe.task_choice is Task.CAUSAL:
+        treatment = read_treatment(frame[str(interface.treatment_column)], path)
 
     try:
         feature_columns = [infer_column(frame[name], name) for name in features]
-        target_column = infer_column(frame[target], target)
-        entities = [name for name in interface.entity_columns if name != target]
+        target_column = None if target is None else infer_column(frame[target], target)
+        entities = [name for name in interface.entity_columns if name != interface.target_column]
         frame = frame.assign(**{name: _as_integers(frame[name]) for name in entities})
         entity_columns = [infer_column(frame[name], name) for name in entities]
     except DataError as exc:
         raise DataError(f"{path}: {exc}") from None
-    _check_target(recipe, target_column, frame[target].nunique(), path)
+    if target_column is not None:
+        _check_target(recipe, target_column, frame[target_column.name].nunique(), path)
 
     time_columns = _time_columns(recipe, frame, path)
-    columns = [*time_columns, *entity_columns, *feature_columns, target_column]
+    targets = [] if target_column is None else [target_column]
+    columns = [*time_columns, *entity_columns, *feature_columns, *targets]
     typed = pd.DataFrame(to_table(frame, columns, path))
     seen = profile(typed, feature_columns)
     example = make_example(recipe.data.example, [*entity_columns, *feature_columns], seen)
     return Dataset(
         features=typed[features],
-        target=typed[target],
+        target=None if target is None else typed[target],
+        treatment=treatment,
         feature_columns=feature_columns,
         target_column=target_column,
         entity_columns=entity_columns,
@@ -105,7 +125,7 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
 def split(recipe: Recipe, data: Dataset, path: str) -> dict[str, pd.Index]:
     """Divide the rows into `train` and the other parts to which the recipe gives a share.
 
-    Random splits are stratified by class if there are enough rows.
+    Random splits are stratified by class, or by treatment, if there are enough rows.
 
     Raises `DataError` if a part would be empty.
     """
@@ -129,7 +149,7 @@ def split(recipe: Recipe, data: Dataset, path: str) -> dict[str, pd.Index]:
                 rows,
                 test_size=count,
                 random_state=recipe.evaluation.random_state,
-                stratify=_strata(recipe, data.target[rows], count),
+                stratify=_strata(recipe, data, rows, count),
             )
     return {"train": rows, **parts}
 
@@ -162,13 +182,23 @@ def _time_columns(recipe: Recipe, frame: pd.DataFrame, path: str) -> list[Column
     return [column]
 
 
-def _strata(recipe: Recipe, target: "pd.Series[Any]", count: int) -> "pd.Series[Any] | None":
-    counts = target.value_counts()
-    enough = counts.min() > 1 and min(count, len(target) - count) >= len(counts)
-    return target if recipe.task_choice is Task.CLASSIFICATION and enough else None
+def _strata(recipe: Recipe, data: Dataset, rows: Any, count: int) -> "pd.Series[Any] | None":
+    is_class = recipe.task_choice is Task.CLASSIFICATION
+    groups = data.target if is_class else data.treatment
+    if groups is None:
+        return None
+    groups = groups.loc[rows]
+    counts = groups.value_counts()
+    enough = counts.min() > 1 and min(count, len(groups) - count) >= len(counts)
+    return groups if enough else None
 
 
 def _check_target(recipe: Recipe, target: Column, classes: int, path: str) -> None:
+    if recipe.task_choice is Task.CAUSAL and target.type not in ("long", "double", "boolean"):
+        raise DataError(
+            f"{path}: the target column '{target.name}' is {target.spec.rule}; an effect is a "
+            "difference of outcomes, so it needs numbers or booleans"
+        )
     if recipe.task_choice is Task.REGRESSION and target.type not in ("long", "double"):
         raise DataError(
             f"{path}: the target column '{target.name}' is {target.spec.rule}; "

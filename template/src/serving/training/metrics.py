@@ -1,6 +1,6 @@
 """Metrics of a fitted pipeline, by task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,15 @@ from sklearn import metrics
 
 from serving.contract.recipe import Recipe, Task
 from serving.errors import RecipeError
+from serving.training.causal import METRICS as EFFECT_METRICS
+from serving.training.causal import evaluate_effects
+from serving.training.clustering import METRICS as CLUSTER_METRICS
+from serving.training.clustering import evaluate_clusters
 
-Metric = Callable[[Any, Any], float]
+Metric = Callable[..., float]
+"""Called with the target and the predictions; see also `ClusterMetric` and `EffectMetric`."""
 
-_BY_TASK: dict[Task, dict[str, Metric]] = {
+_BY_TASK: dict[Task, Mapping[str, Metric]] = {
     Task.CLASSIFICATION: {
         "accuracy": metrics.accuracy_score,
         "precision_weighted": lambda y, p: metrics.precision_score(
@@ -28,6 +33,8 @@ _BY_TASK: dict[Task, dict[str, Metric]] = {
         "rmse": metrics.root_mean_squared_error,
         "r2": metrics.r2_score,
     },
+    Task.CLUSTERING: CLUSTER_METRICS,
+    Task.CAUSAL: EFFECT_METRICS,
 }
 
 
@@ -50,14 +57,22 @@ def chosen_metrics(recipe: Recipe) -> dict[str, Metric]:
 def evaluate(
     pipeline: Any,
     features: pd.DataFrame,
-    target: "pd.Series[Any]",
+    target: "pd.Series[Any] | None",
     parts: dict[str, pd.Index],
     chosen: dict[str, Metric],
+    seed: int = 0,
+    treatment: "pd.Series[Any] | None" = None,
 ) -> dict[str, float]:
     """Each metric on each part of the data, as `part_metric`.
 
+    Without a target, the metrics are those of clusters; with a treatment, those of its effect.
+
     Values that are not finite are left out, for instance R2 of a single row.
     """
+    if target is None:
+        return evaluate_clusters(pipeline, features, parts, chosen, seed)
+    if treatment is not None:
+        return evaluate_effects(pipeline, features, target, treatment, parts, chosen)
     values = {}
     for part, rows in parts.items():
         predicted = pipeline.predict(features.loc[rows])

@@ -5,11 +5,11 @@ import importlib
 import inspect
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
-from sklearn.base import is_classifier, is_regressor
+from sklearn.base import is_classifier, is_clusterer, is_outlier_detector, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -31,6 +31,8 @@ from serving.contract.columns import Column
 from serving.contract.recipe import Model, Recipe, Step, Task
 from serving.errors import RecipeError
 from serving.redaction import first_line
+from serving.training.causal import check_learner
+from serving.training.clustering import check_clusterer
 
 _ENCODERS = ("one_hot_encoder", "ordinal_encoder")
 _IMPUTERS = ("simple_imputer", "constant_fill")
@@ -72,16 +74,43 @@ def build_estimator(model: Model) -> Any:
     Raises `RecipeError` naming the key and what is wrong with it.
     """
     estimator_class = _import_class(model.class_path, "model.class_path")
+    check_clusterer(model.class_path, estimator_class)
     if not (hasattr(estimator_class, "fit") and hasattr(estimator_class, "predict")):
         raise RecipeError(
             f"model.class_path: '{model.class_path}' is not an estimator: "
             "it needs the methods fit and predict"
         )
     _check_names(estimator_class, model)
+    values = model.hyperparameters.values
+    if hasattr(estimator_class, "predict_with_details"):  # see serving.causal
+        values = {name: _nested(value, f"{_VALUES}.{name}") for name, value in values.items()}
     try:
-        return estimator_class(**model.hyperparameters.values)
+        return estimator_class(**values)
     except (TypeError, ValueError) as exc:
         raise RecipeError(f"model.hyperparameters.values: {first_line(exc)}") from None
+
+
+_VALUES = "model.hyperparameters.values"
+
+
+def class_path_of(value: Any) -> str | None:
+    """The class path of a hyperparameter that is an estimator itself; None for other values.
+
+    It is written as a class path, or as `{class_path: ..., values: {...}}`.
+    """
+    path = value.get("class_path") if isinstance(value, dict) else value
+    return path if isinstance(path, str) and "." in path else None
+
+
+def _nested(value: Any, key: str) -> Any:
+    path = class_path_of(value)
+    if path is None:
+        return value
+    given = value.get("values") if isinstance(value, dict) else None
+    try:
+        return _import_class(path, key)(**(given or {}))
+    except (TypeError, ValueError) as exc:
+        raise RecipeError(f"{key}: values of '{path}': {first_line(exc)}") from None
 
 
 def _check_names(estimator_class: Any, model: Model) -> None:
@@ -147,11 +176,31 @@ def _similar_class(name: str, cutoff: float = 0.8) -> str | None:
 
 def check_task(recipe: Recipe, estimator: Any) -> None:
     """Raise `RecipeError` if the estimator says that it is for another task."""
-    for task, is_for in ((Task.CLASSIFICATION, is_regressor), (Task.REGRESSION, is_classifier)):
-        # Estimators of other libraries may not declare their type.
-        tells = hasattr(estimator, "__sklearn_tags__")
-        if recipe.task_choice is task and tells and is_for(estimator):
-            raise RecipeError(f"model.class_path: '{recipe.model.class_path}' is not for {task}")
+    if recipe.task_choice is Task.CAUSAL:
+        check_learner(recipe.model.class_path, estimator)
+        return
+    if hasattr(estimator, "predict_with_details"):
+        raise RecipeError(
+            f"model.class_path: '{recipe.model.class_path}' is not for {recipe.task_choice}; "
+            "set task_choice to causal"
+        )
+    if not hasattr(estimator, "__sklearn_tags__"):
+        return  # estimators of other libraries may not declare their type
+    if any(is_for_another(estimator) for is_for_another in _OTHER_TYPES[recipe.task_choice]):
+        raise RecipeError(
+            f"model.class_path: '{recipe.model.class_path}' is not for {recipe.task_choice}"
+        )
+
+
+_OTHER_TYPES: dict[Task, tuple[Callable[[Any], bool], ...]] = defaultdict(
+    tuple,
+    {
+        Task.CLASSIFICATION: (is_regressor, is_clusterer),
+        Task.REGRESSION: (is_classifier, is_clusterer),
+        Task.CLUSTERING: (is_classifier, is_regressor, is_outlier_detector),
+    },
+)
+"""The types of estimator that are not for a task."""
 
 
 def likely_cause(recipe: Recipe, columns: Sequence[Column]) -> str:

@@ -23,11 +23,11 @@ from serving.store import tracking
 from serving.store.sqlite import file_of, follow_move, is_relative
 from serving.training.data import Dataset, load_dataset, split
 from serving.training.metrics import Metric, chosen_metrics, evaluate
-from serving.training.pipeline import build_pipeline, likely_cause
+from serving.training.pipeline import build_pipeline, class_path_of, likely_cause
 
 logger = logging.getLogger(__name__)
 
-_TASKS = (Task.CLASSIFICATION, Task.REGRESSION)
+_TASKS = (Task.CLASSIFICATION, Task.REGRESSION, Task.CLUSTERING, Task.CAUSAL)
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,16 @@ def _train(recipe: Recipe, settings: Settings, data_path: str | Path | None) -> 
     if recipe.task_choice not in _TASKS:
         raise RecipeError(
             f"task_choice: '{recipe.task_choice}' cannot be trained yet; "
-            f"supported are {' and '.join(_TASKS)}"
+            f"supported are {', '.join(_TASKS)}"
         )
     _check_stage(recipe)
+    interface = recipe.data.data_interface
+    if recipe.task_choice is Task.CLUSTERING and interface.target_column is not None:
+        logger.warning(
+            "data.data_interface.target_column: clustering has no target, "
+            "so the column '%s' is not used, not even as a feature",
+            interface.target_column,
+        )
     chosen = chosen_metrics(recipe)
     source = str(data_path or _source(recipe))
     data = load_dataset(recipe, source, settings)
@@ -156,7 +163,8 @@ def _parameters(
 
 def _fit(pipeline: Any, recipe: Recipe, data: Dataset, rows: Any) -> None:
     try:
-        pipeline.fit(data.features.loc[rows], data.target.loc[rows])
+        parameters = data.fit_parameters(rows)
+        pipeline.fit(data.features.loc[rows], data.target_of(rows), **parameters)
     except Exception as exc:
         logger.debug("fit failed", exc_info=True)
         reason = first_line(exc)
@@ -179,7 +187,7 @@ def _check_made_up(pipeline: Any, data: Dataset, rows: Any) -> None:
 
     steps = clone(pipeline[:-1])
     try:
-        steps.fit(data.features.loc[rows], data.target.loc[rows])
+        steps.fit(data.features.loc[rows], data.target_of(rows))
     except Exception:
         return  # fitting the whole pipeline will say what is wrong
     with _blaming_the_example(data):
@@ -219,7 +227,10 @@ def _evaluate(
     chosen: dict[str, Metric],
 ) -> dict[str, float]:
     try:
-        return evaluate(pipeline, data.features, data.target, parts, chosen)
+        seed = recipe.evaluation.random_state
+        return evaluate(pipeline, data.features, data.target, parts, chosen, seed, data.treatment)
+    except ServingError:
+        raise
     except Exception as exc:
         logger.debug("evaluation failed", exc_info=True)
         raise TrainingError(
@@ -236,7 +247,6 @@ def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
     def schema(*columns: Column) -> Schema:
         return Schema([ColSpec(c.type, c.name, required=c.required) for c in columns])
 
-    output = "double" if recipe.task_choice is Task.REGRESSION else data.target_column.type
     with warnings.catch_warnings():
         # The request schema already tells callers that integer columns cannot be null.
         warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer")
@@ -246,7 +256,8 @@ def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
             # Pickle works for every estimator; MLflow's default, skops, refuses many.
             serialization_format="cloudpickle",
             signature=ModelSignature(
-                inputs=schema(*data.feature_columns), outputs=Schema([ColSpec(output)])
+                inputs=schema(*data.feature_columns),
+                outputs=Schema([ColSpec(_output_type(recipe, data))]),
             ),
             input_example=data.example_features,  # visible to everybody who can see the run
             pip_requirements=_requirements(recipe),
@@ -260,10 +271,19 @@ def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
     return str(info.model_id)
 
 
+def _output_type(recipe: Recipe, data: Dataset) -> str:
+    """The MLflow type of a prediction: a number, an effect, the label of a cluster, or a class."""
+    if recipe.task_choice in (Task.REGRESSION, Task.CAUSAL):
+        return "double"
+    return "long" if data.target_column is None else data.target_column.type
+
+
 def _requirements(recipe: Recipe) -> list[str]:
     """The logged model's requirements, given here because MLflow's guess takes a minute."""
-    package = recipe.model.class_path.partition(".")[0]
-    own = packages_distributions().get(package, [])
+    distributions = packages_distributions()
+    values = recipe.model.hyperparameters.values.values()
+    paths = [recipe.model.class_path, *filter(None, map(class_path_of, values))]
+    own = [name for path in paths for name in distributions.get(path.partition(".")[0], [])]
     names = {"mlflow-skinny", "numpy", "pandas", "scikit-learn", *own}
     return [f"{name}=={version(name)}" for name in sorted(names)]
 
