@@ -21,9 +21,11 @@ from serving.errors import RowError
 from serving.model.loading import load_model
 from serving.runtime import adaptive_batching
 from serving.runtime.adaptive_batching import AdaptiveBatcher
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LinearRegression
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
@@ -250,6 +252,24 @@ def test_only_independent_rows_share_a_call(
     assert load_model(settings_for(tmp_path / "model", tmp_path)).engine.independent_rows is (
         is_shared
     )
+
+
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_what_is_inside_a_calibrated_model_counts(
+    irises: pd.DataFrame, tmp_path: Path, is_declared: bool
+) -> None:
+    class Own(LogisticRegression):  # type: ignore[misc]
+        """A class of which nobody but itself knows how it predicts."""
+
+        independent_rows = is_declared
+
+    features = irises.drop(columns=["plant id", "species"])
+    # Within a pipeline, because the parameters of a frozen estimator are not listed.
+    frozen = FrozenEstimator(make_pipeline(Own(max_iter=1000)).fit(features, irises["species"]))
+    model = CalibratedClassifierCV(frozen, cv=2).fit(features, irises["species"])
+    save_model(model, tmp_path, features)
+    engine = load_model(settings_for(tmp_path / "model", tmp_path)).engine
+    assert engine.independent_rows is is_declared
 
 
 def save_model(model: Any, directory: Path, features: pd.DataFrame) -> None:

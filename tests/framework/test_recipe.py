@@ -54,7 +54,7 @@ INTERFACE = "data__data_interface"
         ({"task_choice": "guessing"}, "task_choice: must be 'classification'"),
         ({"task_choice": "timeseries"}, "timestamp_column: is required for the task timeseries"),
         ({"model__class_path": "os system"}, "model.class_path: must match"),
-        ({"model__hyperparameters__tuning_enabled": True}, "tuning is not supported yet"),
+        ({"model__hyperparameters__tuning_enabled": True}, "tuning_enabled needs tunable"),
         ({"data__fetcher__type": "feature_store"}, "feature_store is not supported"),
         ({"data__split": {"train": 0.9, "test": 0.2}}, "must add up to 1, not 1.1"),
         ({"preprocessor": {"steps": [{"type": "drop_missing"}]}}, "uses other rows"),

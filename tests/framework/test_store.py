@@ -103,6 +103,11 @@ def store(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> An
         made.named = log("named", "iris-model")
         made.without = log("without")
         made.failed = log("broken", "model", status="FAILED")
+        client = mlflow.MlflowClient()
+        experiment = client.get_run(made.usual).info.experiment_id
+        made.trial = client.create_run(
+            experiment, tags={"mlflow.parentRunId": made.usual}
+        ).info.run_id
         made.deleted = log("deleted", "model")
         mlflow.delete_run(made.deleted)
         mlflow.register_model(f"runs:/{made.usual}/model", "iris")
@@ -146,6 +151,10 @@ def test_runs_are_the_same_both_ways(store: Any) -> None:
         assert quick.run(str(run_id)) == mlflow.run(str(run_id))
     run = quick.run(store.several)
     assert run is not None
+    assert not run.is_nested
+    trial = quick.run(store.trial)
+    assert trial is not None
+    assert trial.is_nested
     assert (run.models, run.recipe, run.metrics["test_accuracy"]) == (
         ("two", "one"),
         "several",

@@ -52,6 +52,13 @@ class TrainingError(ServingError):
     """The estimator could not be created or fitted, or the logged model cannot be loaded again."""
 
 
+class TrainingStopped(ServingError):
+    """Ctrl-C has ended training."""
+
+    status = 130
+    """128 and SIGINT, as shells have it."""
+
+
 class CompilationError(ServingError):
     """A model cannot be compiled, or its compiled form gives different answers."""
 

@@ -26,6 +26,8 @@ from serving.store import mlmodel
 from serving.training.data import load_dataset
 from serving.training.pipeline import build_pipeline
 from serving.training.trainer import train
+from sklearn.base import BaseEstimator, clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
@@ -38,6 +40,7 @@ from sklearn.ensemble import (
     RandomForestRegressor,
     VotingClassifier,
 )
+from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -55,7 +58,7 @@ from sklearn.preprocessing import (
     RobustScaler,
     StandardScaler,
 )
-from sklearn.svm import SVC
+from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeRegressor
 
 IMPUTE = [
@@ -319,6 +322,47 @@ def test_models_of_others_answer_alike(save: Save, tmp_path: Path, model: Any) -
     assert made.classes == [0, 1, 2]
     assert made.proof["largest_difference"] < 1e-5
     assert made.proof["rows_refused"] == 0
+
+
+@pytest.mark.parametrize(
+    ("estimator", "method", "classes"),
+    [
+        (LogisticRegression(max_iter=1000), "isotonic", 3),
+        (LinearSVC(), "sigmoid", 2),
+        (GradientBoostingClassifier(n_estimators=5, random_state=0), "sigmoid", 3),
+        (HistGradientBoostingClassifier(max_iter=5), "isotonic", 2),
+        (RandomForestClassifier(5, random_state=0), "isotonic", 3),
+        (GaussianNB(), "sigmoid", 2),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, BaseEstimator) else None,
+)
+def test_calibrated_models_answer_alike(
+    save: Save, tmp_path: Path, estimator: Any, method: str, classes: int
+) -> None:
+    features, target = irises()
+    target = target.clip(upper=classes - 1)
+    learn, calibrate = slice(0, None, 2), slice(1, None, 2)
+    fitted = FrozenEstimator(clone(estimator).fit(features[learn], target[learn]))
+    model = CalibratedClassifierCV(fitted, method=method, cv=2, ensemble=False)
+    path = save(model.fit(features[calibrate], target[calibrate]), features)
+    data = tmp_path / "irises.csv"
+    features.to_csv(data, index=False)
+    made = compiled(path, data)
+    assert made.proof["largest_difference"] < 1e-9
+    native, onnx = both(path)
+    rows = np.random.default_rng(0).uniform(0, 8, (2000, 4)).tolist()
+    assert difference(native.predict_rows(rows), onnx.predict_rows(rows)) < 1e-6
+
+
+@pytest.mark.parametrize("estimator", [GaussianNB(), SVC()], ids=lambda one: type(one).__name__)
+def test_models_that_calibrate_while_they_learn_answer_alike(
+    save: Save, tmp_path: Path, estimator: Any
+) -> None:
+    features, target = irises()
+    model = CalibratedClassifierCV(estimator, cv=3).fit(features, target)
+    data = tmp_path / "irises.csv"
+    features.to_csv(data, index=False)
+    assert compiled(save(model, features), data).proof["largest_difference"] < 1e-6
 
 
 def test_several_outputs_answer_alike(save: Save, tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ def test_a_temporal_split_tests_on_the_latest_rows(
     plan = Recipe.model_validate(
         plan.model_dump() | {"data": plan.data.model_dump() | {"split": split}}
     )
-    from serving.training.data import split as divide
+    from serving.training.splitting import split as divide
 
     data = load_dataset(plan, Path("orders.csv"))
     parts = divide(plan, data, "orders.csv")

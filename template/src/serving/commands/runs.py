@@ -32,9 +32,10 @@ def run(
 
     from serving.redaction import redact
     from serving.store.finding import ask_store, one_sentence
+    from serving.store.runs import worth_listing
 
     def lines(store: "Store") -> list[tuple[str, ...]]:
-        return [_line(run, store) for run in itertools.islice(store.runs(), count)]
+        return [_line(run, store) for run in itertools.islice(worth_listing(store.runs()), count)]
 
     with one_sentence(settings):
         found = ask_store(settings, lines)

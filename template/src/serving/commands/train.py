@@ -1,5 +1,6 @@
 """`mmp train`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,7 @@ import typer
 from serving.commands._next import serve_command, ui_command
 from serving.commands._options import ConfigPath, Parameters, parameters_of, settings_with
 from serving.config.settings import DEFAULT_CONFIG
-from serving.errors import RecipeError
+from serving.errors import RecipeError, TrainingStopped
 
 RECIPES = Path("recipes")
 
@@ -47,12 +48,17 @@ def run(
     path = recipe_path or _only_recipe()
     recipe = load_recipe(path).with_parameters(parameters_of(params))
 
-    from serving.training.trainer import train
+    from serving.training import progress
 
     try:
-        result = train(recipe, settings, data_path)
+        with progress.shown():
+            from serving.training.trainer import train
+
+            result = train(recipe, settings, data_path)
     except RecipeError as exc:
         raise RecipeError(f"{path}: {exc}") from exc
+    except KeyboardInterrupt:
+        raise TrainingStopped("training was stopped before it logged anything") from None
 
     rows = ", ".join(f"{count} {name}" for name, count in result.rows.items())
     if result.dropped:
@@ -60,11 +66,16 @@ def run(
     print(f"recipe: {recipe.name} ({path})")
     print(f"rows: {rows}")
     for name, value in result.metrics.items():
-        print(f"{name}: {value:.4f}")
+        if not name.startswith("baseline_"):
+            print(f"{name}: {value:.4f}")
     if result.compiled:
         print(f"compiled: {result.compiled}")
     print(f"model_id: {result.model_id}")
     print(f"run_id: {result.run_id}")
+    if result.comparison:
+        print(f"\n{result.comparison}")
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"\nNext: {serve_command(config_path=config_path, run_id=result.run_id)}")
     if ui := ui_command(settings.mlflow.tracking_uri):
         print(f"MLflow's UI: {ui}")

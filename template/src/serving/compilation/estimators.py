@@ -4,6 +4,7 @@ Linear models, neural networks and trees are converted here, in the same precisi
 scikit-learn. skl2onnx converts the others.
 """
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 from sklearn.base import is_classifier, is_clusterer, is_regressor
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     ExtraTreesRegressor,
@@ -26,6 +28,7 @@ from sklearn.ensemble import (
     VotingClassifier,
     VotingRegressor,
 )
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import (
     GammaRegressor,
     LogisticRegression,
@@ -46,6 +49,7 @@ from serving.causal import TLearner
 from serving.compilation import trees
 from serving.compilation.answer import Answer
 from serving.compilation.clusters import CLUSTERERS, predict_cluster
+from serving.compilation.calibrators import calibrate
 from serving.compilation.features import (
     Feature,
     features_of,
@@ -213,7 +217,65 @@ def _forest(graph: Graph, estimator: Any, features: Features) -> Answer:
     return Answer(values=graph.add("Div", sums, count))
 
 
+def _calibrated(graph: Graph, estimator: Any, features: Features) -> Answer:
+    """The mean of the calibrated probabilities of copies of one estimator, or of a frozen one."""
+    estimator = _thawed(estimator)
+    parts = estimator.calibrated_classifiers_
+    if not all(_has_scores(part.estimator) for part in parts):
+        return _classifier(graph, estimator, features)
+    each = [calibrate(graph, part, _scores(graph, part.estimator, features)) for part in parts]
+    mean = each[0]
+    if len(each) > 1:
+        mean = graph.add("Div", graph.add("Sum", *each), np.array(float(len(each))))
+    return Answer(graph.add("ArgMax", mean, axis=1, keepdims=0), mean)
+
+
+def _thawed(calibrated: Any) -> Any:
+    """A copy with the estimators themselves in place of frozen ones."""
+    calibrated = copy.copy(calibrated)
+    calibrated.calibrated_classifiers_ = list(map(copy.copy, calibrated.calibrated_classifiers_))
+    for part in [calibrated, *calibrated.calibrated_classifiers_]:
+        if isinstance(part.estimator, FrozenEstimator):
+            part.estimator = part.estimator.estimator
+    return calibrated
+
+
+def _has_scores(estimator: Any) -> bool:
+    is_linear = isinstance(estimator, LinearClassifierMixin)
+    return type(estimator) in _RAW or is_linear or not hasattr(estimator, "decision_function")
+
+
+def _scores(graph: Graph, estimator: Any, features: Features) -> str:
+    """What calibration starts from, of shape (rows, classes), or (rows, 1) for two classes.
+
+    These are the values of `decision_function`, or else the probabilities.
+    """
+    if type(estimator) in _RAW:
+        return _RAW[type(estimator)](graph, estimator, features)
+    if hasattr(estimator, "decision_function"):
+        return _linear(graph, estimator, features)
+    probabilities = predict(graph, estimator, features).probabilities
+    if probabilities is None:
+        raise CompilationError(f"{type(estimator).__name__} gives no probabilities")
+    if len(estimator.classes_) > 2:
+        return probabilities
+    return graph.add("Gather", probabilities, np.array([1]), axis=1)
+
+
 def _boosting(graph: Graph, estimator: Any, features: Features) -> Answer:
+    raw = _boosting_raw(graph, estimator, features)
+    if not is_classifier(estimator):
+        return Answer(values=raw)
+    classes = len(estimator.classes_)
+    label = _choice(graph, raw, classes, zero_is_positive=True)
+    if classes > 2:
+        return Answer(label, graph.add("Softmax", raw, axis=1))
+    if estimator.loss == "exponential":
+        raw = graph.add("Mul", raw, np.array(2.0))
+    return Answer(label, _both(graph, graph.add("Sigmoid", raw)))
+
+
+def _boosting_raw(graph: Graph, estimator: Any, features: Features) -> str:
     if estimator.init_ != "zero" and type(estimator.init_).__name__ not in (
         "DummyClassifier",
         "DummyRegressor",
@@ -226,19 +288,23 @@ def _boosting(graph: Graph, estimator: Any, features: Features) -> Answer:
     stages = estimator.estimators_
     ensemble = [trees.of_sklearn(one.tree_, estimator.learning_rate) for one in stages.ravel()]
     targets = list(range(stages.shape[1])) * len(stages)
-    raw = graph.add("Add", trees.add_up(graph, x, ensemble, targets), start)
-    if not is_classifier(estimator):
-        return Answer(values=raw)
-    classes = len(estimator.classes_)
-    label = _choice(graph, raw, classes, zero_is_positive=True)
-    if classes > 2:
-        return Answer(label, graph.add("Softmax", raw, axis=1))
-    if estimator.loss == "exponential":
-        raw = graph.add("Mul", raw, np.array(2.0))
-    return Answer(label, _both(graph, graph.add("Sigmoid", raw)))
+    return graph.add("Add", trees.add_up(graph, x, ensemble, targets), start)
 
 
 def _histogram_boosting(graph: Graph, estimator: Any, features: Features) -> Answer:
+    raw = _histogram_boosting_raw(graph, estimator, features)
+    if is_classifier(estimator):
+        classes = len(estimator.classes_)
+        label = _choice(graph, raw, classes)
+        if classes > 2:
+            return Answer(label, graph.add("Softmax", raw, axis=1))
+        return Answer(label, _both(graph, graph.add("Sigmoid", raw)))
+    if estimator.loss in ("poisson", "gamma"):
+        raw = graph.add("Exp", raw)
+    return Answer(values=raw)
+
+
+def _histogram_boosting_raw(graph: Graph, estimator: Any, features: Features) -> str:
     name = type(estimator).__name__
     if estimator.is_categorical_ is not None and estimator.is_categorical_.any():
         raise CompilationError(
@@ -249,16 +315,7 @@ def _histogram_boosting(graph: Graph, estimator: Any, features: Features) -> Ans
     ensemble = [trees.of_histogram(one.nodes) for stage in stages for one in stage]
     targets = list(range(len(stages[0]))) * len(stages)
     sums = trees.add_up(graph, x, ensemble, targets)
-    raw = graph.add("Add", sums, np.asarray(estimator._baseline_prediction, dtype=np.float64))
-    if is_classifier(estimator):
-        classes = len(estimator.classes_)
-        label = _choice(graph, raw, classes)
-        if classes > 2:
-            return Answer(label, graph.add("Softmax", raw, axis=1))
-        return Answer(label, _both(graph, graph.add("Sigmoid", raw)))
-    if estimator.loss in ("poisson", "gamma"):
-        raw = graph.add("Exp", raw)
-    return Answer(values=raw)
+    return graph.add("Add", sums, np.asarray(estimator._baseline_prediction, dtype=np.float64))
 
 
 def _voting(graph: Graph, estimator: Any, features: Features) -> Answer:
@@ -349,7 +406,12 @@ def _regressor(graph: Graph, estimator: Any, features: Features) -> Answer:
     return Answer(values=predict_with_skl2onnx(graph, estimator, features)[-1])
 
 
+_RAW: dict[type, Callable[[Graph, Any, Features], str]] = {
+    GradientBoostingClassifier: _boosting_raw,
+    HistGradientBoostingClassifier: _histogram_boosting_raw,
+}
 _CONVERTERS: dict[type, _Converter] = {
+    CalibratedClassifierCV: _calibrated,
     LogisticRegression: _logistic,
     LogisticRegressionCV: _logistic,
     SGDClassifier: _sgd,

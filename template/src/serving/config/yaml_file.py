@@ -244,7 +244,7 @@ def _as_written(problem: ErrorDetails, references: Mapping[Location, Reference])
 
 def _known_keys(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
     for part in location:
-        if isinstance(part, int):
+        if part not in model.model_fields:  # a position in a list, or a key of the user's own
             continue
         annotation: Any = model.model_fields[part].annotation
         candidates = [annotation, *getattr(annotation, "__args__", ())]

@@ -1,6 +1,7 @@
 """The recipe: what is trained and served, in the format of Modern ML Pipeline."""
 
 import contextlib
+import math
 import re
 from collections.abc import Mapping
 from enum import StrEnum
@@ -120,8 +121,10 @@ class Fetcher(Section):
 class Split(Section):
     """Shares of the rows for each part; they must add up to 1."""
 
-    strategy: Literal["random", "temporal"] = "random"
+    strategy: Literal["random", "stratified", "grouped", "temporal"] = "random"
     temporal_column: str | None = None
+    group_column: str | None = None
+    """Rows with the same value stay together; by default, rows with the same entity do."""
     train: float = Field(default=0.8, gt=0, le=1)
     validation: float = Field(default=0.0, ge=0, lt=1)
     test: float = Field(default=0.2, ge=0, lt=1)
@@ -129,13 +132,16 @@ class Split(Section):
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
-        if self.calibration:
-            raise ValueError("calibration is not supported yet; leave it out")
-        total = self.train + self.validation + self.test
+        total = self.train + self.validation + self.test + (self.calibration or 0)
         if abs(total - 1) > 1e-9:
-            raise ValueError(f"train, validation and test must add up to 1, not {total:g}")
+            names = "train, validation, test and calibration"
+            if not self.calibration:
+                names = "train, validation and test"
+            raise ValueError(f"{names} must add up to 1, not {total:g}")
         if self.strategy == "temporal" and self.temporal_column is None:
             raise ValueError("strategy temporal needs temporal_column, the column to sort by")
+        if self.group_column is not None and self.strategy != "grouped":
+            raise ValueError(f"group_column needs strategy grouped, not {self.strategy}")
         return self
 
 
@@ -232,36 +238,99 @@ class Preprocessor(Section):
 
 
 class Calibration(Section):
-    """Calibrated probabilities; not supported yet."""
+    """Calibrated probabilities of a classifier, fitted on a part of the data of its own."""
 
-    enabled: Literal[False] = False
+    enabled: bool = False
     method: str | None = None
+    """`sigmoid` or `isotonic`."""
 
-    @field_validator("enabled", mode="before")
-    @classmethod
-    def _not_yet(cls, value: Any) -> Any:
-        if value is True:
-            raise ValueError("calibration is not supported yet; set it to false")
-        return value
+    @model_validator(mode="after")
+    def _known_method(self) -> Self:
+        if not self.enabled or self.method in ("sigmoid", "isotonic"):
+            return self
+        if self.method == "beta":
+            raise ValueError(
+                "method beta is not supported, because scikit-learn has no beta calibration; "
+                "use isotonic or sigmoid"
+            )
+        given = "" if self.method is None else f", not {self.method!r}"
+        raise ValueError(f"method must be isotonic or sigmoid{given}")
+
+
+class Tunable(Section):
+    """The values among which tuning searches for one hyperparameter."""
+
+    type: Literal["float", "int", "categorical"]
+    range: list[Any] = Field(min_length=1)
+    """The lowest and the highest value; for `categorical`, all values."""
+    log: bool = False
+    """Whether to search on a logarithmic scale."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if self.type == "categorical":
+            if self.log:
+                raise ValueError("log is only for the types float and int")
+            return self
+        low, high = self.limits
+        if low > high:
+            raise ValueError(f"range [{low}, {high}] is reversed; write [{high}, {low}]")
+        if self.log and low <= 0:
+            raise ValueError(f"log needs a range above 0, not [{low}, {high}]")
+        return self
+
+    @property
+    def limits(self) -> tuple[float, float] | tuple[int, int]:
+        """The lowest and the highest value of a number.
+
+        YAML reads `1e-5` as text, so numbers in text are numbers here.
+        """
+        try:
+            low, high = (float(limit) for limit in self.range)
+        except (TypeError, ValueError):
+            raise ValueError("range must be two numbers, the lowest and the highest") from None
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("range must be two finite numbers")
+        if self.type == "float":
+            return low, high
+        if not (low.is_integer() and high.is_integer()):
+            raise ValueError("range of the type int must be two integers")
+        return int(low), int(high)
 
 
 class Hyperparameters(Section):
-    """Arguments of the estimator's constructor."""
+    """Arguments of the estimator's constructor, and which of them are tuned."""
 
-    tuning_enabled: Literal[False] = False
+    tuning_enabled: bool = False
     values: dict[str, Any] = {}
     optimization_metric: str | None = None
-    n_trials: int | None = None
-    timeout: int | None = None
-    fixed: dict[str, Any] | None = None
-    tunable: dict[str, Any] | None = None
+    n_trials: int | None = Field(default=None, ge=1)
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds after which no trial starts."""
+    fixed: dict[str, Any] = {}
+    """As `values`; the format uses this key where it tunes."""
+    tunable: dict[str, Tunable] = {}
 
-    @field_validator("tuning_enabled", mode="before")
-    @classmethod
-    def _not_yet(cls, value: Any) -> Any:
-        if value is True:
-            raise ValueError("tuning is not supported yet; set it to false and give values")
-        return value
+    @model_validator(mode="after")
+    def _said_once(self) -> Self:
+        if self.tuning_enabled and not self.tunable:
+            raise ValueError("tuning_enabled needs tunable, the hyperparameters to search for")
+        if not self.tuning_enabled:
+            for key in ("tunable", "fixed"):
+                if getattr(self, key):
+                    raise ValueError(
+                        f"{key} needs tuning_enabled: true; without tuning, give values"
+                    )
+        for name in (*self.values, *self.fixed):
+            keys = [key for key in ("values", "fixed", "tunable") if name in getattr(self, key)]
+            if len(keys) > 1:
+                raise ValueError(f"'{name}' is in {' and in '.join(keys)}; give it once")
+        return self
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The arguments that are not tuned."""
+        return self.values | self.fixed
 
 
 class Model(Section):
@@ -276,9 +345,11 @@ class Model(Section):
 
 
 class Evaluation(Section):
-    """The metrics to log (null: all metrics of the task) and the seed of the split."""
+    """The metrics to log (null: the usual ones of the task), and the seed of all that is random."""
 
     metrics: list[str] | None = None
+    cross_validation: int | None = Field(default=None, ge=2)
+    """The number of folds; null: no cross-validation."""
     random_state: int = Field(default=42, ge=0, le=2**32 - 1)
 
 
@@ -322,6 +393,34 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _groups_and_calibration(self) -> Self:
+        plan = self.data.split
+        entities = self.data.data_interface.entity_columns
+        if plan.strategy == "stratified" and self.task_choice is not Task.CLASSIFICATION:
+            raise ValueError(
+                "data.split.strategy: stratified is only for classification, "
+                f"not {self.task_choice}"
+            )
+        if plan.strategy == "grouped" and plan.group_column is None and not entities:
+            raise ValueError(
+                "data.split: strategy grouped needs group_column, or entity_columns to group by"
+            )
+        if plan.group_column and plan.group_column == self.data.data_interface.target_column:
+            raise ValueError("data.split.group_column: must not be the target column")
+        is_calibrated = self.model.calibration.enabled
+        if is_calibrated and self.task_choice is not Task.CLASSIFICATION:
+            raise ValueError(
+                f"model.calibration.enabled: is only for classification, not {self.task_choice}"
+            )
+        if is_calibrated and not plan.calibration:
+            raise ValueError(
+                "model.calibration.enabled: needs data.split.calibration, a share of the rows"
+            )
+        if plan.calibration and not is_calibrated:
+            raise ValueError("data.split.calibration: needs model.calibration.enabled: true")
+        return self
+
     def with_parameters(self, parameters: Mapping[str, Any]) -> Self:
         """The recipe with these variables of the query, besides its own."""
         if not parameters:
@@ -351,7 +450,7 @@ class Recipe(Section):
 
 _OPEN = re.compile(
     r"data\.loader\.(source_uri|parameters\..*)"
-    r"|model\.hyperparameters\.(values|fixed|tunable)\..*"
+    r"|model\.hyperparameters\.(values|fixed)\..*"
     r"|preprocessor\.steps\.\d+\.values\..*"
     r"|(metadata|monitoring)\..*",
     re.DOTALL,
@@ -371,8 +470,8 @@ def load_recipe(path: Path) -> Recipe:
             raise RecipeError(
                 f"{path}: {_key(location)}: '{reference.text}' must be a number or boolean "
                 "here; text from the environment is allowed only in data.loader.source_uri, "
-                "data.loader.parameters, model.hyperparameters.values, the values of a step, "
-                "metadata and monitoring"
+                "data.loader.parameters, model.hyperparameters (values and fixed), the values of a "
+                "step, metadata and monitoring"
             )
     recipe = document.validate(Recipe, RecipeError)
     recipe._references.update(document.references)

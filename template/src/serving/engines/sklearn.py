@@ -150,6 +150,9 @@ def _is_by_row(model: Any) -> bool:
     """
     parts = [model, *(part for part in model.get_params().values() if hasattr(part, "fit"))]
     for part in parts:
+        # The parameters of a calibrated, frozen estimator are not among those of the model.
+        if type(part).__name__ == "FrozenEstimator" and not _is_by_row(part.estimator):
+            return False
         library = type(part).__module__.partition(".")[0]
         if library not in _LIBRARIES_BY_ROW and not getattr(part, "independent_rows", False):
             return False

@@ -15,7 +15,7 @@ from typing import TypeVar
 from serving.config.settings import Settings
 from serving.errors import ModelNotFound, ServingError
 from serving.redaction import first_line, redact
-from serving.store.runs import LATEST, FoundModel, Run, Store
+from serving.store.runs import LATEST, FoundModel, Run, Store, worth_listing
 from serving.store.sqlite import NotUnderstood, SqliteStore, file_of
 from serving.store.tracking import TrackingStore
 
@@ -177,7 +177,8 @@ def _name(run: Run, name: str) -> str:
 
 def _latest(store: Store) -> str:
     """A sentence about the latest runs with a model."""
-    runs = (run for run in itertools.islice(store.runs(), _LOOKED_AT) if run.models)
+    latest = itertools.islice(worth_listing(store.runs()), _LOOKED_AT)
+    runs = (run for run in latest if run.models)
     known = [f"{run.run_id} ({run.recipe})" for run in itertools.islice(runs, _NAMED)]
     if not known:
         return "none of its latest runs has a model"

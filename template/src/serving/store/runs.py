@@ -1,11 +1,14 @@
 """Runs and their models: the interface of all stores."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
+
+PARENT = "mlflow.parentRunId"
+"""The tag of a run that is part of another one."""
 
 LATEST = "latest"
 """In place of a run id: the latest finished run with a model, in the settings' experiment."""
@@ -25,6 +28,8 @@ class Run:
     is_deleted: bool
     models: tuple[str, ...]
     """The names of its models, without duplicates, the latest first."""
+    is_nested: bool = False
+    """Whether it is part of another run, such as a trial of tuning."""
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of each."""
@@ -33,6 +38,11 @@ class Run:
     def recipe(self) -> str:
         """The recipe that the run trained, or else the run's name."""
         return self.params.get("recipe") or self.name
+
+
+def worth_listing(runs: Iterable[Run]) -> Iterator[Run]:
+    """Leave out the parts of other runs that have no model: tuning makes dozens of them."""
+    return (run for run in runs if run.models or not run.is_nested)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from urllib.request import url2pathname
 
 from serving.errors import ModelNotFound, ServingError
 from serving.store import mlmodel
-from serving.store.runs import FoundModel, Run
+from serving.store.runs import PARENT, FoundModel, Run
 
 ARTIFACTS = "mlruns"
 """MLflow keeps the artifacts of a local store in this directory, next to the database."""
@@ -32,6 +32,7 @@ _COLUMNS = {
         *("lifecycle_stage", "artifact_uri", "experiment_id"),
     },
     "params": {"run_uuid", "key", "value"},
+    "tags": {"run_uuid", "key"},
     "latest_metrics": {"run_uuid", "key", "value", "is_nan"},
     "logged_models": {
         *("model_id", "name", "artifact_location", "creation_timestamp_ms"),
@@ -174,6 +175,7 @@ class SqliteStore:
         run_id = row["run_uuid"]
         metrics = self._rows("SELECT * FROM latest_metrics WHERE run_uuid = ?", run_id)
         params = self._rows("SELECT * FROM params WHERE run_uuid = ?", run_id)
+        parents = self._rows("SELECT key FROM tags WHERE run_uuid = ? AND key = ?", run_id, PARENT)
         models = [model["name"] for model in self._rows(_MODELS_OF, run_id)]
         return Run(
             run_id=run_id,
@@ -183,6 +185,7 @@ class SqliteStore:
             started=datetime.fromtimestamp((row["start_time"] or 0) / 1000, UTC),
             is_deleted=row["lifecycle_stage"] != "active",
             models=tuple(dict.fromkeys(models or self._in_artifacts(row["artifact_uri"]))),
+            is_nested=bool(parents),
             params={param["key"]: param["value"] for param in params},
             metrics={
                 metric["key"]: float("nan") if metric["is_nan"] else metric["value"]

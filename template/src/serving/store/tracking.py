@@ -13,7 +13,7 @@ from serving.config.settings import Settings
 from serving.errors import ModelNotFound
 from serving.redaction import redact
 from serving.store import mlmodel
-from serving.store.runs import FoundModel, Run
+from serving.store.runs import PARENT, FoundModel, Run
 
 logger = logging.getLogger("serving")
 
@@ -112,6 +112,7 @@ class TrackingStore:
             started=datetime.fromtimestamp((run.info.start_time or 0) / 1000, UTC),
             is_deleted=run.info.lifecycle_stage != "active",
             models=tuple(dict.fromkeys(self._logged(run.info) or self._in_artifacts(run.info))),
+            is_nested=PARENT in run.data.tags,
             params=dict(run.data.params),
             metrics=dict(run.data.metrics),
         )

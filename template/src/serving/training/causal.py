@@ -4,7 +4,7 @@ The effect on a single row cannot be observed: it is treated or it is not. So al
 groups of rows. They assume that the treatment was given at random.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -121,8 +121,8 @@ def evaluate_effects(
     features: pd.DataFrame,
     outcome: "pd.Series[Any]",
     treatment: "pd.Series[Any]",
-    parts: dict[str, pd.Index],
-    chosen: dict[str, EffectMetric],
+    parts: Mapping[str, pd.Index],
+    chosen: Mapping[str, EffectMetric],
 ) -> dict[str, float]:
     """Each metric on each part of the data, as `part_metric`, where it has a value."""
     values: dict[str, float] = {}

@@ -1,6 +1,6 @@
 """What is special about clustering: no target, and metrics of the clusters themselves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -62,8 +62,8 @@ def check_clusterer(class_path: str, estimator_class: Any) -> None:
 def evaluate_clusters(
     pipeline: Any,
     features: pd.DataFrame,
-    parts: dict[str, pd.Index],
-    chosen: dict[str, ClusterMetric],
+    parts: Mapping[str, pd.Index],
+    chosen: Mapping[str, ClusterMetric],
     seed: int,
 ) -> dict[str, float]:
     """Each metric on each part of the data, as `part_metric`.

@@ -1,4 +1,4 @@
-"""Read training data, give it types and split it, as the recipe says."""
+"""Read training data and give it types, as the recipe says."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_float_dtype
-from sklearn.model_selection import train_test_split
 
 from serving.config.settings import Settings
 from serving.contract.columns import Column
@@ -38,6 +37,8 @@ class Dataset:
     entity_columns: list[Column]
     time: "pd.Series[Any] | None"
     """Shape (rows,): the column that a temporal split sorts by."""
+    groups: "pd.Series[Any] | None"
+    """Shape (rows,): the number of each row's group, whose rows a grouped split keeps together."""
     seen: Profile
     """The profile of the features."""
     example: dict[str, Any]
@@ -71,7 +72,7 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
     )
     path = redact(str(source))
     require_columns(frame, list(interface.roles), path, "named in the recipe's data_interface")
-    features = interface.features_of(list(frame.columns))
+    features = _features(recipe, list(frame.columns))
     require_columns(frame, features, path, "named in the recipe's feature_columns")
     if not features:
         raise DataError(f"{path}: no column is left to learn from")
@@ -115,43 +116,12 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
         target_column=target_column,
         entity_columns=entity_columns,
         time=typed[time_columns[0].name] if time_columns else None,
+        groups=_groups(recipe, frame, path),
         seen=seen,
         example=example,
         example_features=pd.DataFrame(to_table(pd.DataFrame([example]), feature_columns, path)),
         dropped=rows - len(frame),
     )
-
-
-def split(recipe: Recipe, data: Dataset, path: str) -> dict[str, pd.Index]:
-    """Divide the rows into `train` and the other parts to which the recipe gives a share.
-
-    Random splits are stratified by class, or by treatment, if there are enough rows.
-
-    Raises `DataError` if a part would be empty.
-    """
-    plan = recipe.data.split
-    rows: Any = data.features.index
-    if data.time is not None:
-        rows = data.time.sort_values(kind="stable").index
-    parts: dict[str, pd.Index] = {}
-    for name, share in (("test", plan.test), ("validation", plan.validation)):
-        if not share:
-            continue
-        count = round(len(data.features) * share)
-        if count < 1 or count >= len(rows):
-            raise DataError(
-                f"{path}: too few rows ({len(data.features)}) for a {name} part of {share:g}"
-            )
-        if data.time is not None:
-            rows, parts[name] = rows[:-count], rows[-count:]
-        else:
-            rows, parts[name] = train_test_split(
-                rows,
-                test_size=count,
-                random_state=recipe.evaluation.random_state,
-                stratify=_strata(recipe, data, rows, count),
-            )
-    return {"train": rows, **parts}
 
 
 def _as_integers(keys: "pd.Series[Any]") -> "pd.Series[Any]":
@@ -182,15 +152,28 @@ def _time_columns(recipe: Recipe, frame: pd.DataFrame, path: str) -> list[Column
     return [column]
 
 
-def _strata(recipe: Recipe, data: Dataset, rows: Any, count: int) -> "pd.Series[Any] | None":
-    is_class = recipe.task_choice is Task.CLASSIFICATION
-    groups = data.target if is_class else data.treatment
-    if groups is None:
+def _features(recipe: Recipe, columns: list[str]) -> list[str]:
+    """The features; the column that groups rows is one only if the recipe lists it."""
+    interface = recipe.data.data_interface
+    features = interface.features_of(columns)
+    if interface.feature_columns is None:
+        features = [name for name in features if name != recipe.data.split.group_column]
+    return features
+
+
+def _groups(recipe: Recipe, frame: pd.DataFrame, path: str) -> "pd.Series[Any] | None":
+    plan = recipe.data.split
+    if plan.strategy != "grouped":
         return None
-    groups = groups.loc[rows]
-    counts = groups.value_counts()
-    enough = counts.min() > 1 and min(count, len(groups) - count) >= len(counts)
-    return groups if enough else None
+    key = "data.split.group_column" if plan.group_column else "data_interface.entity_columns"
+    names = [plan.group_column] if plan.group_column else recipe.data.data_interface.entity_columns
+    require_columns(frame, names, path, f"named in the recipe's {key}")
+    for name in names:
+        if missing := int(frame[name].isna().sum()):
+            raise DataError(
+                f"{path}: the column '{name}' cannot group rows: it has no value in {missing} rows"
+            )
+    return frame.groupby(names, sort=False).ngroup()
 
 
 def _check_target(recipe: Recipe, target: Column, classes: int, path: str) -> None:

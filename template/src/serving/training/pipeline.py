@@ -5,7 +5,7 @@ import importlib
 import inspect
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -39,12 +39,19 @@ _IMPUTERS = ("simple_imputer", "constant_fill")
 _ANY_COLUMN = ("constant_fill", "transformer", *_ENCODERS)
 
 
-def build_pipeline(recipe: Recipe, columns: Sequence[Column]) -> Pipeline:
+def build_pipeline(
+    recipe: Recipe, columns: Sequence[Column], tuned: Mapping[str, Any] | None = None
+) -> Pipeline:
     """Make the unfitted pipeline for a table of these columns.
 
     Every step works on single columns (polynomial features work on columns with the same steps).
     So columns with the same steps form one chain, and all chains form one `ColumnTransformer`: a
     single call at serving time for any number of steps.
+
+    Args:
+        recipe: its steps, its estimator and its seed.
+        columns: the features.
+        tuned: hyperparameters that tuning has chosen.
 
     Raises `RecipeError` naming the key if a step does not fit its columns or the estimator cannot
     be made.
@@ -58,18 +65,32 @@ def build_pipeline(recipe: Recipe, columns: Sequence[Column]) -> Pipeline:
             (_transformers(steps, chain, kind), names) for (chain, kind), names in chains.items()
         )
     ]
-    estimator = build_estimator(recipe.model)
+    estimator = build_estimator(recipe.model, tuned or {})
     check_task(recipe, estimator)
-    return Pipeline(
+    pipeline = Pipeline(
         [
             ("columns", ColumnTransformer(transformers, verbose_feature_names_out=False)),
             ("model", estimator),
         ]
     )
+    _seed(pipeline, recipe)
+    return pipeline
 
 
-def build_estimator(model: Model) -> Any:
-    """Import the estimator's class and call it with the recipe's hyperparameters.
+def _seed(pipeline: Pipeline, recipe: Recipe) -> None:
+    """Give the recipe's seed to every part that has none, so that a fit can be repeated."""
+    unseeded = [
+        name
+        for name, value in pipeline.get_params().items()
+        if name.rpartition("__")[2] == "random_state" and value is None
+    ]
+    if "random_state" in recipe.model.hyperparameters.given:  # null is a choice, too
+        unseeded = [name for name in unseeded if name != "model__random_state"]
+    pipeline.set_params(**dict.fromkeys(unseeded, recipe.evaluation.random_state))
+
+
+def build_estimator(model: Model, tuned: Mapping[str, Any]) -> Any:
+    """Import the estimator's class and call it with the recipe's and the tuned hyperparameters.
 
     Raises `RecipeError` naming the key and what is wrong with it.
     """
@@ -81,7 +102,7 @@ def build_estimator(model: Model) -> Any:
             "it needs the methods fit and predict"
         )
     _check_names(estimator_class, model)
-    values = model.hyperparameters.values
+    values = {**model.hyperparameters.given, **tuned}
     if hasattr(estimator_class, "predict_with_details"):  # see serving.causal
         values = {name: _nested(value, f"{_VALUES}.{name}") for name, value in values.items()}
     try:
@@ -121,13 +142,14 @@ def _check_names(estimator_class: Any, model: Model) -> None:
         return
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
         return
-    for name in model.hyperparameters.values:
-        if name not in parameters:
-            meant = did_you_mean(name, parameters)
-            raise RecipeError(
-                f"model.hyperparameters.values.{name}: {estimator_class.__name__} has no such "
-                f"hyperparameter; it has {', '.join(parameters) or 'none'}{meant}"
-            )
+    for key in ("values", "fixed", "tunable"):
+        for name in getattr(model.hyperparameters, key):
+            if name not in parameters:
+                meant = did_you_mean(name, parameters)
+                raise RecipeError(
+                    f"model.hyperparameters.{key}.{name}: {estimator_class.__name__} has no such "
+                    f"hyperparameter; it has {', '.join(parameters) or 'none'}{meant}"
+                )
 
 
 def _import_class(class_path: str, key: str) -> Any:

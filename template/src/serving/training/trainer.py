@@ -2,9 +2,10 @@
 
 import contextlib
 import logging
+import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
@@ -16,14 +17,16 @@ from serving.config.yaml_file import hidden_values, hide_values
 from serving.contract.columns import Column
 from serving.contract.metadata import ENTITY_TYPES, RECIPE, REQUEST_EXAMPLE, TRAINING_PROFILE
 from serving.contract.recipe import Recipe, Task
-from serving.errors import RecipeError, ServingError, TrainingError
+from serving.errors import RecipeError, ServingError, TrainingError, TrainingStopped
 from serving.model.loading import load_model
 from serving.redaction import first_line, redact
 from serving.store import tracking
 from serving.store.sqlite import file_of, follow_move, is_relative
-from serving.training.data import Dataset, load_dataset, split
-from serving.training.metrics import Metric, chosen_metrics, evaluate
-from serving.training.pipeline import build_pipeline, class_path_of, likely_cause
+from serving.training import fitting, progress
+from serving.training.data import Dataset, load_dataset
+from serving.training.metrics import chosen_metrics, optimized_metric
+from serving.training.pipeline import build_pipeline, class_path_of
+from serving.training.splitting import split
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,10 @@ class TrainingResult:
     dropped: int
     """How many rows were left out because they have no target."""
     metrics: dict[str, float]
+    comparison: str | None
+    """The main metric beside that of the baseline; None if no rows were held out."""
+    warnings: list[str]
+    """What is wrong with the model, in sentences."""
     compiled: str | None
     """Whether the model was compiled, or why not; None if the recipe does not ask for it."""
 
@@ -79,21 +86,31 @@ def _train(recipe: Recipe, settings: Settings, data_path: str | Path | None) -> 
         )
     chosen = chosen_metrics(recipe)
     source = str(data_path or _source(recipe))
+    progress.step("reading the rows")
     data = load_dataset(recipe, source, settings)
     parts = split(recipe, data, redact(source))
     pipeline = build_pipeline(recipe, data.feature_columns)
+    fitting.check_plan(pipeline, recipe, data, parts, chosen)
+    progress.step("opening the MLflow store")
     mlflow = _open_experiment(settings)
 
     try:
-        with mlflow.start_run(run_name=recipe.name) as run:
+        with _run(mlflow, recipe.name) as run:
             mlflow.log_params(_parameters(recipe, data_path, parts))
             started = time.perf_counter()
             _check_made_up(pipeline, data, parts["train"])
-            _fit(pipeline, recipe, data, parts["train"])
+            if recipe.model.hyperparameters.tuning_enabled:
+                pipeline = _tune(mlflow, recipe, data, parts)
+            metrics = fitting.cross_validated(pipeline, recipe, data, parts["train"], chosen)
+            fitting.fit(pipeline, recipe, data, parts["train"])
+            if recipe.model.calibration.enabled:
+                pipeline, changes = fitting.calibrated(pipeline, recipe, data, parts)
+                metrics |= changes
             mlflow.log_metric("fit_seconds", time.perf_counter() - started)
             _ask(pipeline, data)
-            metrics = _evaluate(pipeline, recipe, data, parts, chosen)
+            metrics |= fitting.evaluated(pipeline, recipe, data, parts, chosen)
             mlflow.log_metrics(metrics)
+            progress.step("logging the model")
             model_id = _log_model(pipeline, recipe, data)
             served = _settings_of(run.info.run_id, settings)
             _prove(served)
@@ -101,14 +118,32 @@ def _train(recipe: Recipe, settings: Settings, data_path: str | Path | None) -> 
     except (mlflow.MlflowException, OSError) as exc:
         uri = settings.mlflow.tracking_uri
         raise TrainingError(f"MLflow at {redact(uri)} failed: {first_line(exc, uri)}") from exc
+    comparison, problems = fitting.compared(recipe, parts, chosen, metrics)
     return TrainingResult(
         run_id=run.info.run_id,
         model_id=model_id,
         rows={name: len(rows) for name, rows in parts.items()},
         dropped=data.dropped,
         metrics=metrics,
+        comparison=comparison,
+        warnings=problems,
         compiled=compiled,
     )
+
+
+@contextlib.contextmanager
+def _run(mlflow: Any, name: str, *, nested: bool = False) -> Iterator[Any]:
+    """A run in MLflow. A signal that ends training gives it the status `KILLED`."""
+    with mlflow.start_run(run_name=name, nested=nested) as run:
+        try:
+            yield run
+        except (KeyboardInterrupt, SystemExit) as exc:
+            mlflow.end_run("KILLED")
+            if nested or isinstance(exc, SystemExit):
+                raise
+            raise TrainingStopped(
+                f"training was stopped; its run {run.info.run_id} in MLflow has the status KILLED"
+            ) from None
 
 
 def _check_stage(recipe: Recipe) -> None:
@@ -135,6 +170,8 @@ def _open_experiment(settings: Settings) -> Any:
     own = settings.mlflow.tracking_uri
     if is_relative(own) and (file := file_of(own)) and (old := follow_move(file)):
         logger.info("the project was moved: MLflow's paths to %s have been updated", old)
+    # MLflow would print two lines for each trial.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     mlflow = tracking.connect(settings)
     try:
         mlflow.set_experiment(settings.mlflow.experiment_name)
@@ -157,23 +194,36 @@ def _parameters(
         "class_path": recipe.model.class_path,
         "data_path": redact(str(data_path or source)),
         **{f"rows_{name}": len(rows) for name, rows in parts.items()},
-        **written["model"].get("hyperparameters", {}).get("values", {}),
+        **_arguments(written["model"].get("hyperparameters") or {}),
     }
 
 
-def _fit(pipeline: Any, recipe: Recipe, data: Dataset, rows: Any) -> None:
-    try:
-        parameters = data.fit_parameters(rows)
-        pipeline.fit(data.features.loc[rows], data.target_of(rows), **parameters)
-    except Exception as exc:
-        logger.debug("fit failed", exc_info=True)
-        reason = first_line(exc)
-        if f"parameter of {recipe.model.class_path.rpartition('.')[2]} must be" in reason:
-            raise RecipeError(f"model.hyperparameters.values: {reason}") from exc
-        hint = likely_cause(recipe, data.feature_columns)
-        raise TrainingError(
-            f"{recipe.model.class_path} could not be fitted: {reason}{hint}"
-        ) from exc
+def _arguments(written: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the estimator that are not tuned, as in the recipe."""
+    return (written.get("values") or {}) | (written.get("fixed") or {})
+
+
+def _tune(mlflow: Any, recipe: Recipe, data: Dataset, parts: dict[str, Any]) -> Any:
+    """The unfitted pipeline with the best hyperparameters, which are logged.
+
+    Each trial is a run of its own, below the current one.
+    """
+    from serving.training.tuning import tune
+
+    name, _ = optimized_metric(recipe)
+    score = fitting.trial_score(recipe, data, parts)
+
+    def attempt(number: int, values: Mapping[str, Any]) -> float:
+        with _run(mlflow, f"trial {number}", nested=True):
+            mlflow.log_params(values)
+            value = score(values)
+            mlflow.log_metric(name, value)
+            return value
+
+    best = tune(recipe, attempt)
+    mlflow.log_params(best.values)
+    mlflow.log_metrics({f"tuning_{name}": best.score, "tuning_trials": best.complete})
+    return build_pipeline(recipe, data.feature_columns, best.values)
 
 
 def _check_made_up(pipeline: Any, data: Dataset, rows: Any) -> None:
@@ -217,26 +267,6 @@ def _blaming_the_example(data: Dataset) -> Iterator[None]:
 def _made_up(data: Dataset) -> list[str]:
     """The features for which the data has no typical value."""
     return [column.name for column in data.feature_columns if not data.seen[column.name]]
-
-
-def _evaluate(
-    pipeline: Any,
-    recipe: Recipe,
-    data: Dataset,
-    parts: dict[str, Any],
-    chosen: dict[str, Metric],
-) -> dict[str, float]:
-    try:
-        seed = recipe.evaluation.random_state
-        return evaluate(pipeline, data.features, data.target, parts, chosen, seed, data.treatment)
-    except ServingError:
-        raise
-    except Exception as exc:
-        logger.debug("evaluation failed", exc_info=True)
-        raise TrainingError(
-            f"{recipe.model.class_path} was fitted, but could not be evaluated for "
-            f"{recipe.task_choice}: {first_line(exc)}"
-        ) from exc
 
 
 def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
@@ -306,6 +336,7 @@ def _compile(settings: Settings, recipe: Recipe, data_path: str | Path | None) -
     """Compile the model; a model that cannot be compiled is served as it is."""
     from serving.compilation.compiler import compile_model
 
+    progress.step("compiling")
     try:
         compiled = compile_model(settings, data_path)
     except ServingError as exc:
