@@ -51,7 +51,7 @@ def plan(
 
 def loaded(recipe: Recipe, path: Path = BIOPSIES) -> tuple[Dataset, dict[str, pd.Index]]:
     data = load_dataset(recipe, path)
-    return data, split(recipe, data, path)
+    return data, split(recipe, data, str(path))
 
 
 @pytest.mark.parametrize("column", [None, "clinic"])
@@ -133,6 +133,7 @@ def test_folds_of_classes_are_stratified() -> None:
     load_digits(as_frame=True).frame.to_csv("digits.csv", index=False)
     recipe = plan({}, entity_columns=[], target_column="target")
     data, parts = loaded(recipe, Path("digits.csv"))
+    assert data.target is not None
     target = data.target[parts["train"]]
     for _, test in folds(recipe, data, parts["train"], 5):
         assert target.iloc[test].value_counts().min() >= target.value_counts().min() // 5

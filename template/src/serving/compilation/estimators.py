@@ -48,8 +48,8 @@ from sklearn.tree import (
 from serving.causal import TLearner
 from serving.compilation import trees
 from serving.compilation.answer import Answer
-from serving.compilation.clusters import CLUSTERERS, predict_cluster
 from serving.compilation.calibrators import calibrate
+from serving.compilation.clusters import CLUSTERERS, predict_cluster
 from serving.compilation.features import (
     Feature,
     features_of,

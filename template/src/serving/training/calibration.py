@@ -43,9 +43,7 @@ def check_calibration(recipe: Recipe, pipeline: Any, target: "pd.Series[Any]", r
         )
 
 
-def calibrate(
-    pipeline: Pipeline, recipe: Recipe, features: pd.DataFrame, target: Any
-) -> Pipeline:
+def calibrate(pipeline: Pipeline, recipe: Recipe, features: pd.DataFrame, target: Any) -> Pipeline:
     """The pipeline with a calibrated estimator at its end; its steps are not fitted again.
 
     Args:

@@ -25,8 +25,8 @@ Fold = tuple[np.ndarray, np.ndarray]
 def split(recipe: Recipe, data: Dataset, path: str) -> dict[str, pd.Index]:
     """Divide the rows into `train` and the other parts to which the recipe gives a share.
 
-    A random split is stratified by class, or by treatment, if there are enough rows. The shares of a grouped split
-    are shares of the groups. A temporal split tests on the latest rows.
+    A random split is stratified by class, or by treatment, if there are enough rows. The shares of
+    a grouped split are shares of the groups. A temporal split tests on the latest rows.
 
     Raises `DataError` naming the key if a part would be empty or a stratified split is impossible.
     """
