@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Render
-from helpers import run, uv
+from helpers import ROOT, run, uv
 from serving import logged_model, serve, train, wait_for_workers
 
 pytestmark = pytest.mark.slow
+
+FRAMEWORK = ROOT / "tests" / "framework"
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +160,11 @@ def test_penguins_are_clustered_without_their_species(project: Path) -> None:
     assert sum(largest.values()) / len(rows) > 0.75
 
 
-def test_the_effect_of_a_treatment_on_penguins(project: Path) -> None:
-    """A made-up diet adds 20 g to real penguins for each mm of flipper beyond 200 mm."""
+def diet(project: Path, class_path: str, values: str) -> list[float]:
+    """Write the recipe `diet.yaml`, and its data; return the effect on each penguin.
+
+    A made-up diet adds 20 g to real penguins for each mm of flipper beyond 200 mm.
+    """
     with (project / "data/penguins.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["body_mass_g"]]
     dice = random.Random(0)
@@ -169,9 +174,9 @@ def test_the_effect_of_a_treatment_on_penguins(project: Path) -> None:
         table = csv.writer(file)
         table.writerow([*features, "diet", "mass"])
         for row, effect in zip(rows, effects, strict=True):
-            diet = dice.randint(0, 1)
-            mass = float(row["body_mass_g"]) + effect * diet
-            table.writerow([*(row[name] for name in features), diet, mass])
+            is_given = dice.randint(0, 1)
+            mass = float(row["body_mass_g"]) + effect * is_given
+            table.writerow([*(row[name] for name in features), is_given, mass])
     (project / "diet.yaml").write_text(
         """
         name: diet
@@ -184,12 +189,19 @@ def test_the_effect_of_a_treatment_on_penguins(project: Path) -> None:
             treatment_column: diet
         preprocessor: {steps: [{type: one_hot_encoder}, {type: standard_scaler}]}
         model:
-          class_path: serving.causal.TLearner
+          class_path: CLASS_PATH
           compile: true
-          hyperparameters: {values: {estimator: sklearn.linear_model.Ridge}}
-        """,
+          hyperparameters: {values: VALUES}
+        """.replace("CLASS_PATH", class_path).replace("VALUES", values),
         encoding="utf-8",
     )
+    return effects
+
+
+def test_the_effect_of_a_treatment_on_penguins(project: Path) -> None:
+    values = "{estimator: sklearn.linear_model.Ridge}"
+    effects = diet(project, "serving.causal.TLearner", values)
+    rows = list(csv.DictReader((project / "diet.csv").open(encoding="utf-8")))
     run_id = train(project, "--recipe-path", "diet.yaml")
     checked = uv("run", "mmp", "check", "--run-id", run_id, cwd=project).stdout
     assert "compiled: yes, 342 rows of data" in checked
@@ -212,6 +224,37 @@ def test_the_effect_of_a_treatment_on_penguins(project: Path) -> None:
             for name in ("prediction", *outcomes):
                 assert float(row[name]) == pytest.approx(one[name])
         assert correlation([one["prediction"] for one in batch], effects) > 0.8
+
+
+def test_estimators_of_econml_are_trained_and_served(render: Render) -> None:
+    project = render(project_name="With econml")
+    effects = diet(project, "econml.dml.LinearDML", "{random_state: 0}")
+    uv("sync", "--quiet", cwd=project)
+    command = ("run", "mmp", "train", "--recipe-path", "diet.yaml")
+    refused = uv(*command, cwd=project, check=False)
+    assert refused.returncode == 2
+    assert "add its package with 'uv add --group native'" in refused.stderr
+    uv("add", "--quiet", "--group", "native", "econml==0.17.*", cwd=project)
+    options = ("-q", "-c", "pyproject.toml", f"--confcutdir={FRAMEWORK}")
+    uv("run", "pytest", *options, FRAMEWORK / "training/test_econml.py", cwd=project)
+
+    output = uv(*command, cwd=project).stdout
+    assert "there is no converter for econml's LinearDML" in output
+    names = ("prediction", "effect_lower", "effect_upper")
+    with serve(project, "--run-id", "latest") as http:
+        example = request_schema(http.get("/openapi.json").json())["example"]
+        answer = http.post("/predict", json=example).json()
+        assert answer["effect_lower"] < answer["prediction"] < answer["effect_upper"]
+        rows = list(csv.DictReader((project / "diet.csv").open(encoding="utf-8")))
+        samples = [_sample(row, set(example)) for row in rows]
+        batch = http.post("/predict/batch", json={"samples": samples}).json()["predictions"]
+    options = ("--run-id", "latest", "--data-path", "diet.csv", "-o", "out.csv")
+    uv("run", "mmp", "batch-inference", *options, cwd=project)
+    written = list(csv.DictReader((project / "out.csv").open(encoding="utf-8")))
+    for row, one in zip(written, batch, strict=True):
+        for name in names:
+            assert float(row[name]) == pytest.approx(one[name])
+    assert correlation([one["prediction"] for one in batch], effects) > 0.8
 
 
 def test_an_api_without_training_serves_what_was_trained_elsewhere(

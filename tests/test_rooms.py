@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": BASIC | {"contract", "store", "engines"},
     "inference": BASIC | {"contract", "store", "data", "engines", "model"},
     "compilation": BASIC | {"causal", "contract", "store", "data", "engines", "model"},
-    "training": BASIC | {"contract", "store", "data", "engines", "model", "compilation"},
+    "training": BASIC | {"causal", "contract", "store", "data", "engines", "model", "compilation"},
     "runtime": BASIC | {"telemetry", "contract", "store", "engines", "model"},
     "api": BASIC | {"telemetry", "contract", "store", "engines", "model", "runtime"},
     "healthcheck": set(),

@@ -4,6 +4,7 @@ A model that was trained with one of them is pickled with the name of this modul
 every stage, and it and its classes keep their names.
 """
 
+import copy
 from typing import Any, Self
 
 import numpy as np
@@ -70,6 +71,51 @@ class TLearner(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     def detail_names(self) -> tuple[str, ...]:
         """The keys of the details."""
         return ("outcome_with_treatment", "outcome_without_treatment")
+
+
+class EconML(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """An estimator of the package econml, in scikit-learn's form.
+
+    Args:
+        estimator: an unfitted estimator of econml, with `fit(Y, T, X=X)` and `effect(X)`.
+    """
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+
+    def fit(self, X: Any, y: Any, treatment: Any) -> Self:
+        """Fit a copy of the estimator; the arguments are those of `TLearner.fit`."""
+        features = np.asarray(X, dtype=np.float64)
+        outcome = np.asarray(y, dtype=np.float64)
+        self.estimator_ = copy.deepcopy(self.estimator)
+        self.estimator_.fit(outcome, np.asarray(treatment), X=features)
+        self.has_interval_ = self._gives_interval(features[:1])
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The effect for each row, of shape (rows,)."""
+        return self.predict_with_details(X)[0]
+
+    def predict_with_details(self, X: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The effect, and the bounds of its interval where there is one, each of shape (rows,)."""
+        features = np.asarray(X, dtype=np.float64)
+        found = [self.estimator_.effect(features)]
+        if self.has_interval_:
+            found += self.estimator_.effect_interval(features, alpha=0.05)
+        effect, *bounds = (np.asarray(one, dtype=np.float64).reshape(len(one)) for one in found)
+        return effect, dict(zip(self.detail_names, bounds, strict=True))
+
+    @property
+    def detail_names(self) -> tuple[str, ...]:
+        """The keys of the details."""
+        return ("effect_lower", "effect_upper") if self.has_interval_ else ()
+
+    def _gives_interval(self, features: np.ndarray) -> bool:
+        try:
+            self.estimator_.effect_interval(features, alpha=0.05)
+        except Exception:  # econml raises several kinds where inference is off or not known
+            return False
+        return True
 
 
 def _outcome(model: Any, X: Any) -> np.ndarray:

@@ -45,7 +45,7 @@ from sklearn.tree import (
     ExtraTreeRegressor,
 )
 
-from serving.causal import TLearner
+from serving.causal import EconML, TLearner
 from serving.compilation import trees
 from serving.compilation.answer import Answer
 from serving.compilation.calibrators import calibrate
@@ -75,6 +75,9 @@ def predict(graph: Graph, estimator: Any, features: Features) -> Answer:
     name = type(estimator).__name__
     # Estimators of other libraries may not declare their type.
     tells = hasattr(estimator, "__sklearn_tags__")
+    if isinstance(estimator, EconML):
+        inner = type(estimator.estimator)
+        raise CompilationError(f"there is no converter for econml's {inner.__name__}")
     if tells and is_clusterer(estimator):
         raise CompilationError(f"there is no converter for sklearn.{name}")
     if not tells or not (is_classifier(estimator) or is_regressor(estimator)):

@@ -4,6 +4,7 @@ The effect on a single row cannot be observed: it is treated or it is not. So al
 groups of rows. They assume that the treatment was given at random.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import is_classifier, is_regressor
 
+from serving.causal import EconML
 from serving.errors import DataError, RecipeError
 
 EffectMetric = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
@@ -160,15 +162,29 @@ def read_treatment(values: "pd.Series[Any]", path: Any) -> "pd.Series[Any]":
     return values.astype("int64")
 
 
+def is_of_econml(estimator_class: Any) -> bool:
+    """Whether a class estimates effects by the interface of econml."""
+    return hasattr(estimator_class, "fit") and hasattr(estimator_class, "effect")
+
+
+def econml_defaults(estimator_class: Any) -> dict[str, Any]:
+    """Hyperparameters unless the recipe has them: the treatment is yes or no, not an amount."""
+    parameters = inspect.signature(estimator_class).parameters
+    return {"discrete_treatment": True} if "discrete_treatment" in parameters else {}
+
+
 def check_learner(class_path: str, estimator: Any) -> None:
     """Raise `RecipeError` for an estimator that does not learn from a treatment.
 
     The same for one that is made of something that predicts no outcome.
     """
+    if isinstance(estimator, EconML):
+        return
     if not hasattr(estimator, "predict_with_details"):
         raise RecipeError(
             f"model.class_path: '{class_path}' does not estimate the effect of a treatment; use "
-            "serving.causal.TLearner, with a regressor or classifier as its estimator"
+            "serving.causal.TLearner, with a regressor or classifier as its estimator, or a class "
+            "of econml"
         )
     outcome = estimator.estimator
     if hasattr(outcome, "__sklearn_tags__") and (

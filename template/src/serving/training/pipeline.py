@@ -26,12 +26,13 @@ from sklearn.preprocessing import (
 from sklearn.utils import all_estimators
 
 from serving import extensions
+from serving.causal import EconML
 from serving.config.yaml_file import did_you_mean
 from serving.contract.columns import Column
 from serving.contract.recipe import Model, Recipe, Step, Task
 from serving.errors import RecipeError
 from serving.redaction import first_line
-from serving.training.causal import check_learner
+from serving.training.causal import check_learner, econml_defaults, is_of_econml
 from serving.training.clustering import check_clusterer
 
 _ENCODERS = ("one_hot_encoder", "ordinal_encoder")
@@ -96,16 +97,19 @@ def build_estimator(model: Model, tuned: Mapping[str, Any]) -> Any:
     """
     estimator_class = _import_class(model.class_path, "model.class_path")
     check_clusterer(model.class_path, estimator_class)
-    if not (hasattr(estimator_class, "fit") and hasattr(estimator_class, "predict")):
+    is_econml = is_of_econml(estimator_class)
+    if not (hasattr(estimator_class, "fit") and (hasattr(estimator_class, "predict") or is_econml)):
         raise RecipeError(
             f"model.class_path: '{model.class_path}' is not an estimator: "
             "it needs the methods fit and predict"
         )
     _check_names(estimator_class, model)
     values = {**model.hyperparameters.given, **tuned}
-    if hasattr(estimator_class, "predict_with_details"):  # see serving.causal
+    if is_econml or hasattr(estimator_class, "predict_with_details"):  # see serving.causal
         values = {name: _nested(value, f"{_VALUES}.{name}") for name, value in values.items()}
     try:
+        if is_econml:
+            return EconML(estimator_class(**(econml_defaults(estimator_class) | values)))
         return estimator_class(**values)
     except (TypeError, ValueError) as exc:
         raise RecipeError(f"model.hyperparameters.values: {first_line(exc)}") from None
