@@ -13,6 +13,7 @@ from typing import Any
 from serving.config.settings import Settings
 from serving.config.yaml_file import fill_in, hidden_values
 from serving.contract.columns import Column, Row
+from serving.contract.recipe import Loader
 from serving.data.tables import is_csv, read_table, require_columns, to_table
 from serving.engines.onnx import (
     DESCRIPTION,
@@ -164,14 +165,16 @@ def _rows(
     Rows that a request cannot have are left out.
     """
     if data_path is not None:
-        return str(data_path), _rows_of(data_path, columns)
+        return str(data_path), _rows_of(data_path, columns, native)
     source = _recipe_data(native)
     with hidden_values([source]):
-        return source, _rows_of(Path(fill_in(source)), columns)
+        return source, _rows_of(Path(fill_in(source)), columns, native)
 
 
-def _rows_of(path: Path, columns: list[Column]) -> list[Row]:
-    frame = read_table(path, as_text=[column.name for column in columns])
+def _rows_of(path: Path, columns: list[Column], native: ServedModel) -> list[Row]:
+    recipe = native.schemas.recipe
+    loader = recipe.data.loader if recipe and is_csv(path) else Loader()
+    frame = read_table(path, as_text=[column.name for column in columns], loader=loader)
     required = [column.name for column in columns if column.required]
     require_columns(frame, required, path, "which the model needs")
     frame = frame.dropna(subset=required).reset_index(drop=True)

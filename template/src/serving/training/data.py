@@ -1,7 +1,7 @@
 """Read training data, give it types and split it, as the recipe says."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,16 @@ from pandas.api.types import is_float_dtype
 from sklearn.model_selection import train_test_split
 
 from serving.contract.columns import Column
-from serving.contract.recipe import Recipe, Task
-from serving.data.tables import infer_column, read_table, require_columns, to_table
+from serving.contract.recipe import Loader, Recipe, Task
+from serving.data.tables import (
+    infer_column,
+    leading_zeros,
+    read_table,
+    require_columns,
+    to_table,
+)
 from serving.errors import DataError
+from serving.training.inspection import Inspection, inspect
 from serving.training.profile import Profile, make_example, profile
 
 _CLASSES = ("string", "long", "boolean")
@@ -40,6 +47,8 @@ class Dataset:
     """The example's features, of shape (1, features)."""
     dropped: int
     """How many rows were left out because they have no target."""
+    inspection: Inspection
+    """Every column of the table, and what looks wrong."""
 
 
 def load_dataset(recipe: Recipe, path: Path) -> Dataset:
@@ -49,9 +58,11 @@ def load_dataset(recipe: Recipe, path: Path) -> Dataset:
     and `RecipeError` if the recipe's example does not fit the columns.
     """
     interface = recipe.data.data_interface
-    frame = read_table(path, as_text=interface.entity_columns)
+    loader = recipe.data.loader
+    frame = read_table(path, as_text=interface.entity_columns, loader=loader)
+    zeros = leading_zeros(path, frame, loader)
     require_columns(frame, list(interface.roles), path, "named in the recipe's data_interface")
-    features = interface.features_of(list(frame.columns))
+    features = recipe.data.features_of(list(frame.columns))
     require_columns(frame, features, path, "named in the recipe's feature_columns")
     if not features:
         raise DataError(f"{path}: no column is left to learn from")
@@ -65,11 +76,12 @@ def load_dataset(recipe: Recipe, path: Path) -> Dataset:
         frame[target] = _as_classes(frame[target])
 
     try:
-        feature_columns = [infer_column(frame[name], name) for name in features]
-        target_column = infer_column(frame[target], target)
+        feature_columns = [_column(frame, name, loader) for name in features]
+        target_column = _column(frame, target, loader)
         entities = [name for name in interface.entity_columns if name != target]
-        frame = frame.assign(**{name: _as_integers(frame[name]) for name in entities})
-        entity_columns = [infer_column(frame[name], name) for name in entities]
+        keys = [name for name in entities if name not in loader.declared]
+        frame = frame.assign(**{name: _as_integers(frame[name]) for name in keys})
+        entity_columns = [_column(frame, name, loader) for name in entities]
     except DataError as exc:
         raise DataError(f"{path}: {exc}") from None
     _check_target(recipe, target_column, frame[target].nunique(), path)
@@ -90,6 +102,7 @@ def load_dataset(recipe: Recipe, path: Path) -> Dataset:
         example=example,
         example_features=pd.DataFrame(to_table(pd.DataFrame([example]), feature_columns, path)),
         dropped=rows - len(frame),
+        inspection=inspect(recipe, frame, {column.name: column for column in columns}, zeros),
     )
 
 
@@ -123,6 +136,13 @@ def split(recipe: Recipe, data: Dataset, path: Path) -> dict[str, pd.Index]:
                 stratify=_strata(recipe, data.target[rows], count),
             )
     return {"train": rows, **parts}
+
+
+def _column(frame: pd.DataFrame, name: str, loader: Loader) -> Column:
+    """The column with its declared type, or else with the type of its values."""
+    column = infer_column(frame[name], name)
+    is_text = loader.declared.get(name) == "string"  # even if all values look like dates
+    return replace(column, type="string") if is_text else column
 
 
 def _as_integers(keys: "pd.Series[Any]") -> "pd.Series[Any]":

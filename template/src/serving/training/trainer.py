@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
@@ -22,6 +22,7 @@ from serving.redaction import first_line, redact
 from serving.store import tracking
 from serving.store.sqlite import file_of, follow_move, is_relative
 from serving.training.data import Dataset, load_dataset, split
+from serving.training.inspection import Inspection
 from serving.training.metrics import Metric, chosen_metrics, evaluate
 from serving.training.pipeline import build_pipeline, likely_cause
 
@@ -43,25 +44,38 @@ class TrainingResult:
     metrics: dict[str, float]
     compiled: str | None
     """Whether the model was compiled, or why not; None if the recipe does not ask for it."""
+    warnings: list[str]
+    """What looks wrong in the data, in sentences."""
 
 
-def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> TrainingResult:
+def train(
+    recipe: Recipe,
+    settings: Settings,
+    data_path: Path | None = None,
+    inspected: Callable[[Inspection], None] = lambda _: None,
+) -> TrainingResult:
     """Fit, evaluate and log a model, then load it back and predict with it.
 
     Args:
         recipe: what to train.
         settings: where to log it.
         data_path: a CSV or Parquet file; by default the recipe's `source_uri`.
+        inspected: is called with what the data holds, before anything is fitted; may raise.
 
     Values from the environment are logged as the `${VAR}` of the recipe.
 
     Raises a `ServingError` with one sentence for everything that the user can fix.
     """
     with hidden_values(recipe.texts_with_variables):
-        return _train(recipe, settings, data_path)
+        return _train(recipe, settings, data_path, inspected)
 
 
-def _train(recipe: Recipe, settings: Settings, data_path: Path | None) -> TrainingResult:
+def _train(
+    recipe: Recipe,
+    settings: Settings,
+    data_path: Path | None,
+    inspected: Callable[[Inspection], None],
+) -> TrainingResult:
     if recipe.task_choice not in _TASKS:
         raise RecipeError(
             f"task_choice: '{recipe.task_choice}' cannot be trained yet; "
@@ -71,6 +85,7 @@ def _train(recipe: Recipe, settings: Settings, data_path: Path | None) -> Traini
     chosen = chosen_metrics(recipe)
     path = data_path or _source(recipe)
     data = load_dataset(recipe, path)
+    inspected(data.inspection)
     parts = split(recipe, data, path)
     pipeline = build_pipeline(recipe, data.feature_columns)
     mlflow = _open_experiment(settings)
@@ -99,6 +114,7 @@ def _train(recipe: Recipe, settings: Settings, data_path: Path | None) -> Traini
         dropped=data.dropped,
         metrics=metrics,
         compiled=compiled,
+        warnings=data.inspection.warnings,
     )
 
 
