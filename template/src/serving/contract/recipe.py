@@ -115,7 +115,7 @@ class Loader(Section):
     @classmethod
     def _is_a_codec(cls, encoding: str) -> str:
         try:
-            b"".decode(encoding)
+            "a".encode(encoding)
         except (LookupError, ValueError):
             raise ValueError(
                 f"'{encoding}' is no text encoding of Python; known are, for example, utf-8, "

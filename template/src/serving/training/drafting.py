@@ -274,8 +274,8 @@ class _Table:
         yield ""
         yield from self._step_lines()
         yield "model:"
-        yield "  # Good on most tables without tuning. It takes missing numbers and any scale, so no"
-        yield "  # step fills or scales numbers; a linear model needs simple_imputer, standard_scaler."
+        yield "  # Good on most tables without tuning. It takes missing numbers and any scale, so"
+        yield "  # no step fills or scales numbers. A linear model needs both (docs/recipes.md)."
         kind = "Classifier" if self._is_class else "Regressor"
         yield f"  class_path: sklearn.ensemble.HistGradientBoosting{kind}"
         if compiles:
