@@ -34,7 +34,7 @@ def run(
     path = output or Path("recipes") / f"{name}.yaml"
     if path.suffix not in (".yaml", ".yml"):
         raise RecipeError(f"{path}: the file name must end in .yaml or .yml (--output)")
-    if path.exists():
+    if target and path.exists():
         raise RecipeError(f"{path}: exists already; give another file with --output")
     found = draft(data, target, name, compiles=find_spec("serving.compilation") is not None)
     try:

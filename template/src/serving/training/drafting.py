@@ -167,7 +167,9 @@ class _Table:
         found = written(values)
         if found is None:
             return
-        if found.others:
+        if found.kind == "decimal commas":
+            self.left_out[name] = "numbers with decimal commas; save the file with decimal points"
+        elif found.others:
             kind = "dates" if found.kind == "dates" else "numbers"
             count = "one value" if found.others == 1 else f"{found.others:,} values"
             self.left_out[name] = (

@@ -38,6 +38,7 @@ SAMPLE_ROWS = 2000
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 _WRITTEN = re.compile(WRITTEN_NUMBER)
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+\s*%?\s*")
 _IDENTIFIER = re.compile(r"(^|[\W_])(id|uuid|guid|key|no|nr|number|code)$|id$|번호$", re.IGNORECASE)
 _IDENTIFIER_CASE = re.compile(r"[a-z](Id|ID|No)$")
 _DATES = (
@@ -77,7 +78,8 @@ class Written:
     """Text that is nearly something else."""
 
     kind: str
-    """`thousands`, `percentages`, `dates`, or `numbers` with some words among them."""
+    """`thousands`, `percentages`, `dates`, `decimal commas`, which no type can read, or `numbers`
+    with some words among them."""
     type: str
     """The type to declare."""
     count: int
@@ -100,6 +102,10 @@ def written(values: "pd.Series[Any]") -> Written | None:
     names = pd.Series(counts.index.astype(str), index=counts.index)
     plain = names.map(lambda text: bool(_NUMBER.fullmatch(text)))
     number = plain | names.map(lambda text: bool(_WRITTEN.fullmatch(text)))
+    commas = ~number & names.map(lambda text: bool(_DECIMAL_COMMA.fullmatch(text)))
+    if commas.any() and counts[number | commas].sum() >= MOSTLY * total:
+        count, example = int(counts[commas].sum()), str(counts[commas].index[0])
+        return Written("decimal commas", "double", count, example, others=count)
     if counts[number].sum() < MOSTLY * total:
         return _dates(counts)
     others = counts[~number]
@@ -287,6 +293,12 @@ def _about_form(name: str, column: Column, values: "pd.Series[Any]") -> Iterator
             f'{{{key}: "%Y%m%d"}}'
         )
     if column.type != "string" or (found := written(values)) is None:
+        return
+    if found.kind == "decimal commas":
+        yield (
+            f"column '{name}': {_counted(found.count)} a decimal comma, such as "
+            f'"{found.example}", which makes all of them text; save the file with decimal points'
+        )
         return
     if found.kind == "numbers":
         yield (
