@@ -102,7 +102,12 @@ def load_dataset(recipe: Recipe, path: Path) -> Dataset:
         example=example,
         example_features=pd.DataFrame(to_table(pd.DataFrame([example]), feature_columns, path)),
         dropped=rows - len(frame),
-        inspection=inspect(recipe, frame, {column.name: column for column in columns}, zeros),
+        inspection=inspect(
+            recipe,
+            frame.assign(**{column.name: typed[column.name] for column in columns}),
+            {column.name: column for column in columns},
+            zeros,
+        ),
     )
 
 

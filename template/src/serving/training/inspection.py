@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.preprocessing import OrdinalEncoder
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from serving.contract.columns import Column
+from serving.contract.columns import Column, parse_datetime
 from serving.contract.recipe import Data, Recipe, Task
-from serving.data.tables import WRITTEN_NUMBER, infer_column
+from serving.data.tables import WRITTEN_NUMBER, infer_column, to_table
 from serving.errors import DataError
 from serving.training.profile import profile
 
@@ -175,7 +176,7 @@ def inspect(
 
     Args:
         recipe: the roles of the columns.
-        frame: the rows with a target.
+        frame: the rows with a target; columns with a role have the types of `columns`.
         columns: the columns with a role.
         zeros: the texts with leading zeros, of columns that were read as numbers.
     """
@@ -202,14 +203,17 @@ def _summary(values: "pd.Series[Any]", name: str, column: Column | None, role: s
     if column is None:
         try:
             column = infer_column(values, name)
+            typed = to_table(values.to_frame(), [column], Path())
+            present = pd.Series(typed[name], name=name).dropna()
         except DataError:
-            column = None
+            column = None  # not of a type that training knows, which is no matter here
     typical = ""
     if column is not None and role != "entity" and not is_identifier(present, name):
         seen = profile(present.to_frame(), [column]) if column.type != "datetime" else {}
         typical = str(seen.get(name, {}).get("typical", ""))
     if column is not None and column.type == "datetime" and role != "entity":
-        typical = str(pd.to_datetime(present, utc=True, format="ISO8601").min().date())
+        moments = sorted(map(parse_datetime, present.head(SAMPLE_ROWS)))
+        typical = str(moments[len(moments) // 2].date())
     return Summary(
         name,
         role,
@@ -286,7 +290,7 @@ _YAML_WORD = re.compile(r"y|yes|n|no|true|false|on|off|null|none|nan", re.IGNORE
 
 def _about_form(name: str, column: Column, values: "pd.Series[Any]") -> Iterator[str]:
     key = quoted(name)
-    if column.type == "long" and is_compact_date(values):
+    if types.is_integer_dtype(values.dtype) and is_compact_date(values):
         yield (
             f"column '{name}': all {len(values):,} values are dates such as "
             f'"{values.iloc[0]}", which are read as integers; write data.loader.date_format: '
@@ -386,14 +390,17 @@ def single_score(
 
     Balanced accuracy, or R2 for a regression.
     """
-    codes: Any = values
     if types.is_datetime64_any_dtype(values.dtype):
-        codes = values.astype("int64").where(values.notna(), np.nan)
-    elif not types.is_numeric_dtype(values.dtype):
-        encoder = OrdinalEncoder(encoded_missing_value=-1)
-        codes = pd.Series(encoder.fit_transform(values.astype(str).to_frame()).ravel())
-    table = np.asarray(codes, dtype=float).reshape(-1, 1)
+        moments = values.to_numpy(dtype="datetime64[us]")
+        codes = np.where(np.isnat(moments), np.nan, moments.astype("int64"))
+    elif types.is_numeric_dtype(values.dtype):
+        codes = values.to_numpy(dtype=float, na_value=np.nan)
+    else:
+        codes = OrdinalEncoder().fit_transform(values.astype(str).to_frame())
+    table = np.where(np.isfinite(codes), codes, np.nan).reshape(-1, 1)
     labels = target.to_numpy(dtype=float) if is_regression else pd.factorize(target)[0]
+    if not np.isfinite(labels).all():
+        return 0.0  # training refuses such a target
     make = DecisionTreeRegressor if is_regression else DecisionTreeClassifier
     tree = make(min_samples_leaf=3, random_state=0)
     folds = KFold(2, shuffle=True, random_state=0)
