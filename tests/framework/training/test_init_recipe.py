@@ -117,7 +117,7 @@ def test_a_recipe_is_never_overwritten() -> None:
     assert Path("recipes/penguins.yaml").read_text() == before
     other = mmp("init-recipe", "-d", str(PENGUINS), "-t", "sex", "-o", "new/sex.yaml")
     assert other.exception is None
-    assert yaml.safe_load(Path("new/sex.yaml").read_text())["name"] == "penguins"
+    assert yaml.safe_load(Path("new/sex.yaml").read_text())["name"] == "sex"
 
 
 @pytest.mark.parametrize(

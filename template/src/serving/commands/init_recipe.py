@@ -30,7 +30,7 @@ def run(
     """
     from serving.training.drafting import draft
 
-    name = re.sub(r"[^\w-]+", "-", data.stem).strip("-") or "recipe"
+    name = re.sub(r"[^\w-]+", "-", (output or data).stem).strip("-") or "recipe"
     path = output or Path("recipes") / f"{name}.yaml"
     if path.suffix not in (".yaml", ".yml"):
         raise RecipeError(f"{path}: the file name must end in .yaml or .yml (--output)")
