@@ -413,19 +413,22 @@ DATA = [
     Command(
         "separates by semicolons",
         TRAIN_ON,
-        "{here}/data.csv: the columns are separated by semicolons; separate them by commas",
+        "{here}/data.csv: the columns are separated by semicolons; set "
+        'data.loader.delimiter: ";", or separate them by commas',
         data=edited(b",", b";"),
     ),
     Command(
         "renames a spreadsheet",
         TRAIN_ON,
-        "{here}/data.csv: not UTF-8 text (byte 9); save it as CSV in UTF-8",
+        "{here}/data.csv: not UTF-8 text (byte 9); save it as CSV in UTF-8, or name its "
+        "encoding in data.loader.encoding",
         data=lambda _: b"PK\x03\x04\x14\x00\x06\x00\x08\xd0\x00\x00\x00!\x00\xff",
     ),
     Command(
         "saves in another encoding",
         TRAIN_ON,
-        "{here}/data.csv: not UTF-8 text (byte 1860); save it as CSV in UTF-8",
+        "{here}/data.csv: not UTF-8 text (byte 1860); save it as CSV in UTF-8, or name its "
+        "encoding in data.loader.encoding",
         data=edited(b"Dream", "Träume".encode("latin-1")),
     ),
     Command(

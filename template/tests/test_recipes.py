@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 
 from serving.api.app import create_app
 from serving.config.settings import Settings, load_settings
-from serving.contract.recipe import load_recipe
+from serving.contract.recipe import Loader, load_recipe
 from serving.data.tables import is_csv
 from serving.training.trainer import train
 
@@ -50,7 +50,7 @@ def app(recipe_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     store = tmp_path_factory.mktemp(recipe_path.stem)
     recipe = load_recipe(recipe_path)
     model = recipe.model.model_copy(update={"compile": False})  # slow, and does not change answers
-    sample = _sample(PROJECT / str(recipe.data.loader.source_uri), store)
+    sample = _sample(recipe.data.loader, store)
     settings = load_settings(PROJECT / "configs" / "development.yaml")
     mlflow = settings.mlflow.model_copy(update={"tracking_uri": f"sqlite:///{store}/mlflow.db"})
     settings = settings.model_copy(update={"mlflow": mlflow})
@@ -60,13 +60,15 @@ def app(recipe_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield create_app(_serving(settings, result.run_id))
 
 
-def _sample(source: Path, directory: Path) -> Path:
+def _sample(loader: Loader, directory: Path) -> Path:
     """Write a sample of a file's rows, unchanged, to a new file."""
-    frame = pd.read_csv(source, dtype=str, keep_default_na=False) if is_csv(source) else None
-    rows: pd.DataFrame = pd.read_parquet(source) if frame is None else frame
+    source = PROJECT / str(loader.source_uri)
+    form: dict[str, Any] = {"sep": loader.delimiter, "encoding": loader.encoding}
+    read_text = {"dtype": str, "keep_default_na": False, **form}
+    rows = pd.read_csv(source, **read_text) if is_csv(source) else pd.read_parquet(source)
     sample = rows.sample(min(SAMPLE_ROWS, len(rows)), random_state=0).sort_index()
     path = directory / source.name
-    sample.to_parquet(path) if frame is None else sample.to_csv(path, index=False)
+    sample.to_csv(path, index=False, **form) if is_csv(source) else sample.to_parquet(path)
     return path
 
 

@@ -1,15 +1,20 @@
 """`mmp train`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serving.commands._columns import table_of
 from serving.commands._next import serve_command, ui_command
 from serving.commands._options import ConfigPath, Parameters, parameters_of, settings_with
 from serving.config.settings import DEFAULT_CONFIG
-from serving.errors import RecipeError, TrainingStopped
+from serving.errors import DataError, RecipeError, TrainingStopped
+
+if TYPE_CHECKING:
+    from serving.training.inspection import Inspection
 
 RECIPES = Path("recipes")
 
@@ -37,10 +42,17 @@ def run(
         ),
     ] = None,
     params: Parameters = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", envvar="STRICT", help="End with an error if there are any warnings."
+        ),
+    ] = False,
 ) -> None:
     """Train a model from a recipe.
 
-    Logs the model to MLflow, and prints the run id and the command that serves it.
+    Prints the columns of the data and warnings. Logs the model to MLflow, and prints the run id and
+    the command that serves it.
     """
     from serving.contract.recipe import load_recipe
 
@@ -50,11 +62,16 @@ def run(
 
     from serving.training import progress
 
+    def inspected(found: "Inspection") -> None:
+        with progress.paused():
+            print("\n".join(table_of(found)), end="\n\n", flush=True)
+            warn(found.warnings, strict)
+
     try:
         with progress.shown():
             from serving.training.trainer import train
 
-            result = train(recipe, settings, data_path)
+            result = train(recipe, settings, data_path, inspected)
     except RecipeError as exc:
         raise RecipeError(f"{path}: {exc}") from exc
     except KeyboardInterrupt:
@@ -74,11 +91,19 @@ def run(
     print(f"run_id: {result.run_id}")
     if result.comparison:
         print(f"\n{result.comparison}")
-    for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    warn(result.warnings, strict)
     print(f"\nNext: {serve_command(config_path=config_path, run_id=result.run_id)}")
     if ui := ui_command(settings.mlflow.tracking_uri):
         print(f"MLflow's UI: {ui}")
+
+
+def warn(warnings: Sequence[str], strict: bool) -> None:
+    """Print warnings to stderr; if `strict`, raise `DataError` after all of them."""
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    if strict and warnings:
+        many = f"{len(warnings)} warnings" if len(warnings) > 1 else "1 warning"
+        raise DataError(f"{many} above, and --strict (STRICT) allows none")
 
 
 def _only_recipe() -> Path:

@@ -203,7 +203,8 @@ def _read(
     def read_file(path: Path) -> pd.DataFrame:
         nonlocal is_text
         is_text = is_csv(path)
-        return read_table(path, as_text=[column.name for column in columns])
+        how = loader if is_text else Loader()
+        return read_table(path, as_text=[column.name for column in columns], loader=how)
 
     parameters = filled_in(loader.parameters) if is_query(source) else {}
     return read_source(source, settings, parameters, read_file), is_text

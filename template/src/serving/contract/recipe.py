@@ -4,6 +4,7 @@ import contextlib
 import math
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -97,12 +98,73 @@ class DataInterface(Section):
 
 
 class Loader(Section):
-    """Where the training data is, unless `--data-path` names other data."""
+    """Where the training data is, unless `--data-path` names other data.
+
+    The last four keys say how a CSV file is read.
+    """
 
     source_uri: str | None = None
     """File, directory or pattern, address in an object store, or file with a query."""
     parameters: dict[str, Any] = {}
     """The variables of a query's template (`.sql.j2`)."""
+    encoding: str = "utf-8"
+    """A codec of Python, for instance `cp949`; UTF-8 may have a byte order mark."""
+    delimiter: str = ","
+    types: dict[str, Literal["boolean", "long", "double", "string", "datetime"]] = {}
+    """Column -> type, for columns whose type shall not follow from their values."""
+    date_format: dict[str, str] = {}
+    """Column -> format of its dates in the notation of `strptime`; its type is `datetime`."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_a_codec(cls, encoding: str) -> str:
+        try:
+            "a".encode(encoding)
+        except (LookupError, ValueError):
+            raise ValueError(
+                f"'{encoding}' is no text encoding of Python; known are, for example, utf-8, "
+                "utf-16, cp949 and cp1252"
+            ) from None
+        return encoding
+
+    @field_validator("delimiter")
+    @classmethod
+    def _is_one_character(cls, delimiter: str) -> str:
+        if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0':
+            raise ValueError(f'must be one ASCII character such as ";" or "\\t" (is {delimiter!r})')
+        if delimiter.isalnum():
+            raise ValueError(f"must not be a letter or a digit (is {delimiter!r})")
+        return delimiter
+
+    @field_validator("date_format")
+    @classmethod
+    def _can_be_parsed(cls, formats: dict[str, str]) -> dict[str, str]:
+        for column, form in formats.items():
+            try:
+                day = datetime.strptime(datetime(2001, 12, 31).strftime(form), form).date()
+            except (ValueError, re.error):
+                day = None
+            if day != datetime(2001, 12, 31).date():
+                raise ValueError(
+                    f"'{form}' of the column '{column}' is no format of a date; it needs a year, "
+                    "a month and a day, for example %Y.%m.%d"
+                )
+        return formats
+
+    @model_validator(mode="after")
+    def _formats_are_of_dates(self) -> Self:
+        for column in self.date_format:
+            if (type_ := self.types.get(column, "datetime")) != "datetime":
+                raise ValueError(
+                    f"column '{column}' has a date_format, but its type in types is {type_}; "
+                    "remove one of them"
+                )
+        return self
+
+    @property
+    def declared(self) -> dict[str, str]:
+        """Column -> type, for every column whose type the recipe gives."""
+        return {**dict.fromkeys(self.date_format, "datetime"), **self.types}
 
 
 class Fetcher(Section):
@@ -130,6 +192,11 @@ class Split(Section):
     test: float = Field(default=0.2, ge=0, lt=1)
     calibration: float | None = Field(default=None, ge=0, lt=1)
 
+    @property
+    def time(self) -> str | None:
+        """The column that a temporal split sorts by."""
+        return self.temporal_column if self.strategy == "temporal" else None
+
     @model_validator(mode="after")
     def _shares(self) -> Self:
         total = self.train + self.validation + self.test + (self.calibration or 0)
@@ -154,6 +221,16 @@ class Data(Section):
     split: Split = Split()
     example: dict[str, Any] = {}
     """Column values for the API's example; the other values are typical or invented."""
+
+    def features_of(self, columns: list[str]) -> list[str]:
+        """The features among a table's `columns`.
+
+        A column that the split sorts or groups by is a feature only if the recipe lists it.
+        """
+        features = self.data_interface.features_of(columns)
+        if self.data_interface.feature_columns is not None:
+            return features
+        return [name for name in features if name not in (self.split.time, self.split.group_column)]
 
 
 _STEP_OPTIONS = {

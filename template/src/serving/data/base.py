@@ -1,5 +1,6 @@
 """Where rows come from and where they go: the interfaces of files, databases and object stores."""
 
+import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -162,15 +163,26 @@ _MOST_NAMES = 50
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "the character |"}
 
 
-def require_columns(names: Sequence[str], required: Sequence[str], why: str) -> None:
-    """Raise `DataError` naming the first missing column, and the columns that there are."""
+def require_columns(
+    names: Sequence[str], required: Sequence[str], why: str, remedy: str = ""
+) -> None:
+    """Raise `DataError` naming the first missing column, and the columns that there are.
+
+    Args:
+        names: the columns that there are.
+        required: the columns that are needed.
+        why: who needs them.
+        remedy: what to do if the columns are separated by another character, which replaces `{}`;
+            besides separating them by commas.
+    """
     known = set(names)
     for name in required:
         if name in known:
             continue
         if len(names) == 1 and (found := next((s for s in _SEPARATORS if s in names[0]), None)):
+            other = remedy.format(json.dumps(found))
             raise DataError(
-                f"the columns are separated by {_SEPARATORS[found]}; separate them by commas"
+                f"the columns are separated by {_SEPARATORS[found]}; {other}separate them by commas"
             )
         more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
         raise DataError(

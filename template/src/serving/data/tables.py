@@ -1,5 +1,6 @@
 """Read and write CSV and Parquet files, with the types of a model's columns."""
 
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,34 +11,37 @@ from pandas.api import types
 from pydantic import TypeAdapter, ValidationError
 
 from serving.contract.columns import COLUMN_TYPES, MISSING, Column, Table, is_datetime, to_array
+from serving.contract.recipe import Loader
 from serving.data import base
 from serving.data.locations import check_format
 from serving.errors import DataError
 from serving.redaction import first_line
 
+_PLAIN = Loader()
 
-def read_table(path: Path, as_text: Collection[str] = ()) -> pd.DataFrame:
+
+def read_table(path: Path, as_text: Collection[str] = (), loader: Loader = _PLAIN) -> pd.DataFrame:
     """Read a CSV or Parquet file.
 
     Args:
         path: the file; its extension gives the format.
         as_text: columns of a CSV file that are read as text; the types of others are inferred.
+        loader: how a CSV file is read, and the types of columns, which take priority.
 
-    Raises `DataError` with one sentence that names the file and what is wrong.
+    Raises `DataError` with one sentence that names the file and what is wrong; for a value that
+    breaks its declared type, also the row, the column and the rule.
     """
     if path.is_dir():
         raise DataError(f"{path}: is a directory, not a CSV or Parquet file")
     check_format(str(path))
     try:
-        frame = _read_csv(path, as_text) if is_csv(path) else _read_parquet(path)
+        frame = _read_csv(path, as_text, loader) if is_csv(path) else _read_parquet(path, loader)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file (looked in {Path.cwd()})") from None
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: the file is empty") from None
     except UnicodeDecodeError as exc:
-        raise DataError(
-            f"{path}: not UTF-8 text (byte {exc.start}); save it as CSV in UTF-8"
-        ) from None
+        raise DataError(f"{path}: {_not_decoded(path, loader, exc)}") from None
     except OSError as exc:
         raise DataError(f"{path}: {exc.strerror or exc}") from None
     except ValueError as exc:  # pandas' parser errors and pyarrow's are ValueErrors
@@ -51,27 +55,131 @@ def read_table(path: Path, as_text: Collection[str] = ()) -> pd.DataFrame:
     return frame
 
 
-def _read_csv(path: Path, as_text: Collection[str]) -> pd.DataFrame:
-    options: dict[str, Any] = {"keep_default_na": False, "encoding": "utf-8-sig"}
+def _options(loader: Loader) -> dict[str, Any]:
+    """How pandas reads the text of a CSV file."""
+    is_utf8 = loader.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+    return {
+        "keep_default_na": False,
+        "encoding": "utf-8-sig" if is_utf8 else loader.encoding,
+        "sep": loader.delimiter,
+    }
+
+
+def _read_csv(path: Path, as_text: Collection[str], loader: Loader) -> pd.DataFrame:
+    options = _options(loader)
     # pandas would rename the second of two columns with the same name. If rows are longer than
     # the header, it would use their first column as the index.
     header = pd.read_csv(path, header=None, nrows=1, dtype=str, **options).iloc[0].tolist()
     for name in header:
         if header.count(name) > 1:
             raise DataError(f"{path}: the column '{name}' appears twice")
+    for key in ("types", "date_format"):
+        _require(header, list(getattr(loader, key)), path, f"named in data.loader.{key}")
     frame: pd.DataFrame = pd.read_csv(
         path,
-        dtype=dict.fromkeys(as_text, str),
+        dtype=dict.fromkeys([*as_text, *loader.declared], str),
         na_values=list(MISSING),
         low_memory=False,
         **options,
     )
     if not isinstance(frame.index, pd.RangeIndex):
+        _require(header, [""] if len(header) == 1 else [], path, "")  # another delimiter
         raise DataError(f"{path}: the rows have more fields than the header has names")
-    return frame
+    converted = {
+        name: _declared(frame[name], Column(name, type_, required=False), loader, path)
+        for name, type_ in loader.declared.items()
+        if type_ != "string"
+    }
+    return frame.assign(**converted)
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _declared(texts: "pd.Series[Any]", column: Column, loader: Loader, path: Path) -> np.ndarray:
+    """Convert texts to the type that the recipe declares."""
+    if form := loader.date_format.get(column.name):
+        found = pd.to_datetime(texts, format=form, errors="coerce")
+        if (wrong := (found.isna() & texts.notna()).to_numpy()).any():
+            row = int(wrong.argmax())
+            raise DataError(
+                f"{path}: row {row + 1}, column '{column.name}': must be a date-time in the "
+                f"format {form}, is {texts.iloc[row]!r}"
+            )
+        texts = found
+    elif column.type in ("long", "double"):
+        texts = texts.where(~texts.str.fullmatch(WRITTEN_NUMBER, na=False), plain_number(texts))
+    return _convert(texts.to_frame(), column, path, from_text=True)
+
+
+WRITTEN_NUMBER = r"\s*[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?\s*%?\s*"
+"""A number as people write it: perhaps with commas between thousands, or as a percentage."""
+
+
+def plain_number(texts: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Remove commas and `%`: `23,164` is 23164 and `22.3%` is 22.3."""
+    return texts.str.replace(r"[,%\s]", "", regex=True)
+
+
+def leading_zeros(path: Path, frame: pd.DataFrame, loader: Loader) -> dict[str, "pd.Series[Any]"]:
+    """The texts with leading zeros, such as `01089`, in columns that were read as numbers.
+
+    Args:
+        path: the file that `frame` was read from; only CSV files have such texts.
+        frame: the rows with inferred types.
+        loader: how the file is read.
+    """
+    inferred = [
+        name
+        for name in frame.columns
+        if types.is_numeric_dtype(frame[name].dtype)
+        and not types.is_bool_dtype(frame[name].dtype)
+        and name not in loader.declared
+    ]
+    if not is_csv(path) or not inferred:
+        return {}
+    texts = pd.read_csv(path, usecols=inferred, dtype=str, **_options(loader))
+    found = {name: texts.loc[texts[name].str.fullmatch(r"0\d+"), name] for name in inferred}
+    return {name: zeros for name, zeros in found.items() if len(zeros)}
+
+
+def guess_encoding(content: bytes) -> str | None:
+    """The encoding of a text that is not UTF-8: UTF-16 with its mark, or CP949 with Korean text.
+
+    None if neither fits.
+    """
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    try:
+        others = re.sub(r"[\x00-\x7f]", "", content.decode("cp949"))
+    except UnicodeDecodeError:
+        return None
+    korean = len(re.findall("[\uac00-\ud7a3]", others))
+    return "cp949" if korean > len(others) / 2 else None  # bytes of other encodings are rare signs
+
+
+def _not_decoded(path: Path, loader: Loader, exc: UnicodeDecodeError) -> str:
+    if loader.encoding != _PLAIN.encoding:
+        return (
+            f"not {loader.encoding} text (byte {exc.start}), which data.loader.encoding names; "
+            "name its encoding there"
+        )
+    if (encoding := guess_encoding(path.read_bytes())) is not None:
+        what = "CP949, as Excel writes it in Korea" if encoding == "cp949" else "UTF-16"
+        return (
+            f"not UTF-8 text (byte {exc.start}), but it can be read as {what}: "
+            f"set data.loader.encoding: {encoding}, or save it as CSV in UTF-8"
+        )
+    return (
+        f"not UTF-8 text (byte {exc.start}); save it as CSV in UTF-8, or name its encoding in "
+        "data.loader.encoding"
+    )
+
+
+def _read_parquet(path: Path, loader: Loader) -> pd.DataFrame:
+    if loader.declared:
+        key = "types" if loader.types else "date_format"
+        raise DataError(
+            f"{path}: data.loader.{key} is for CSV files only; a Parquet file has types, so change "
+            "them there"
+        )
     frame = pd.read_parquet(path)
     # pandas stores its index in the file: a named index is a column, any other has no meaning.
     is_named = all(name is not None for name in frame.index.names)
@@ -85,8 +193,12 @@ def is_csv(path: Path) -> bool:
 
 def require_columns(frame: pd.DataFrame, names: Sequence[str], path: Path | str, why: str) -> None:
     """Raise `DataError` naming the file, the first missing column, and the columns of the file."""
+    _require(list(frame.columns), names, path, why)
+
+
+def _require(known: list[str], names: Sequence[str], path: Path, why: str) -> None:
     try:
-        base.require_columns(list(frame.columns), names, why)
+        base.require_columns(known, names, why, remedy="set data.loader.delimiter: {}, or ")
     except DataError as exc:
         raise DataError(f"{path}: {exc}") from None
 

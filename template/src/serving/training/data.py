@@ -1,7 +1,7 @@
 """Read training data and give it types, as the recipe says."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,19 @@ from pandas.api.types import is_float_dtype
 
 from serving.config.settings import Settings
 from serving.contract.columns import Column
-from serving.contract.recipe import Recipe, Task
+from serving.contract.recipe import Loader, Recipe, Task
 from serving.data.frames import read_source
-from serving.data.tables import infer_column, read_table, require_columns, to_table
+from serving.data.tables import (
+    infer_column,
+    leading_zeros,
+    read_table,
+    require_columns,
+    to_table,
+)
 from serving.errors import DataError
 from serving.redaction import redact
 from serving.training.causal import read_treatment
+from serving.training.inspection import Inspection, inspect
 from serving.training.profile import Profile, make_example, profile
 
 _CLASSES = ("string", "long", "boolean")
@@ -47,6 +54,8 @@ class Dataset:
     """The example's features, of shape (1, features)."""
     dropped: int
     """How many rows were left out because they have no target."""
+    inspection: Inspection
+    """Every column of the table, and what looks wrong."""
 
     def target_of(self, rows: Any) -> "pd.Series[Any] | None":
         """The target of some of the rows, by their labels in the index."""
@@ -64,15 +73,27 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
     type, and `RecipeError` if the recipe's example does not fit the columns.
     """
     interface = recipe.data.data_interface
-    frame = read_source(
-        str(source),
-        settings,
-        recipe.data.loader.parameters,
-        lambda file: read_table(file, as_text=interface.entity_columns),
-    )
+    loader = recipe.data.loader
+    zeros: dict[str, pd.Series[Any]] = {}
+
+    is_file = False
+
+    def read_file(file: Path) -> pd.DataFrame:
+        nonlocal is_file
+        is_file = True
+        table = read_table(file, as_text=interface.entity_columns, loader=loader)
+        zeros.update(leading_zeros(file, table, loader))
+        return table
+
     path = redact(str(source))
+    frame = read_source(str(source), settings, loader.parameters, read_file)
+    if loader.declared and not is_file:
+        raise DataError(
+            f"{path}: data.loader.types and date_format are for CSV files only; this source has "
+            "types, so change them there"
+        )
     require_columns(frame, list(interface.roles), path, "named in the recipe's data_interface")
-    features = _features(recipe, list(frame.columns))
+    features = recipe.data.features_of(list(frame.columns))
     require_columns(frame, features, path, "named in the recipe's feature_columns")
     if not features:
         raise DataError(f"{path}: no column is left to learn from")
@@ -92,11 +113,12 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
         treatment = read_treatment(frame[str(interface.treatment_column)], path)
 
     try:
-        feature_columns = [infer_column(frame[name], name) for name in features]
-        target_column = None if target is None else infer_column(frame[target], target)
+        feature_columns = [_column(frame, name, loader) for name in features]
+        target_column = None if target is None else _column(frame, target, loader)
         entities = [name for name in interface.entity_columns if name != interface.target_column]
-        frame = frame.assign(**{name: _as_integers(frame[name]) for name in entities})
-        entity_columns = [infer_column(frame[name], name) for name in entities]
+        keys = [name for name in entities if name not in loader.declared]
+        frame = frame.assign(**{name: _as_integers(frame[name]) for name in keys})
+        entity_columns = [_column(frame, name, loader) for name in entities]
     except DataError as exc:
         raise DataError(f"{path}: {exc}") from None
     if target_column is not None:
@@ -121,7 +143,20 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
         example=example,
         example_features=pd.DataFrame(to_table(pd.DataFrame([example]), feature_columns, path)),
         dropped=rows - len(frame),
+        inspection=inspect(
+            recipe,
+            frame.assign(**{column.name: typed[column.name] for column in columns}),
+            {column.name: column for column in columns},
+            zeros,
+        ),
     )
+
+
+def _column(frame: pd.DataFrame, name: str, loader: Loader) -> Column:
+    """The column with its declared type, or else with the type of its values."""
+    column = infer_column(frame[name], name)
+    is_text = loader.declared.get(name) == "string"  # even if all values look like dates
+    return replace(column, type="string") if is_text else column
 
 
 def _as_integers(keys: "pd.Series[Any]") -> "pd.Series[Any]":
@@ -150,15 +185,6 @@ def _time_columns(recipe: Recipe, frame: pd.DataFrame, path: str) -> list[Column
             "it must hold a date-time or a number in every row"
         )
     return [column]
-
-
-def _features(recipe: Recipe, columns: list[str]) -> list[str]:
-    """The features; the column that groups rows is one only if the recipe lists it."""
-    interface = recipe.data.data_interface
-    features = interface.features_of(columns)
-    if interface.feature_columns is None:
-        features = [name for name in features if name != recipe.data.split.group_column]
-    return features
 
 
 def _groups(recipe: Recipe, frame: pd.DataFrame, path: str) -> "pd.Series[Any] | None":

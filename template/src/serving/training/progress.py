@@ -39,6 +39,7 @@ def shown() -> Iterator[None]:
         Elapsed(),
         console=Console(stderr=True),
         transient=True,
+        redirect_stdout=False,  # it may be a file
     )
     line.add_task("starting", total=None, done=0, of=None)
     handlers = [
@@ -57,6 +58,18 @@ def shown() -> Iterator[None]:
         for handler in handlers:
             handler.setStream(terminal)
         line.stop()
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Within this context, take the line away, so that something else can be printed."""
+    if _shown is not None:
+        _shown.stop()
+    try:
+        yield
+    finally:
+        if _shown is not None:
+            _shown.start()
 
 
 def step(text: str, done: int = 0, total: int | None = None) -> None:

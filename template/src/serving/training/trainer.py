@@ -5,7 +5,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
@@ -24,6 +24,7 @@ from serving.store import tracking
 from serving.store.sqlite import file_of, follow_move, is_relative
 from serving.training import fitting, progress
 from serving.training.data import Dataset, load_dataset
+from serving.training.inspection import Inspection
 from serving.training.metrics import chosen_metrics, optimized_metric
 from serving.training.pipeline import build_pipeline, class_path_of
 from serving.training.splitting import split
@@ -47,13 +48,16 @@ class TrainingResult:
     comparison: str | None
     """The main metric beside that of the baseline; None if no rows were held out."""
     warnings: list[str]
-    """What is wrong with the model, in sentences."""
+    """What is wrong with the model, in sentences; see `Inspection` for the data."""
     compiled: str | None
     """Whether the model was compiled, or why not; None if the recipe does not ask for it."""
 
 
 def train(
-    recipe: Recipe, settings: Settings, data_path: str | Path | None = None
+    recipe: Recipe,
+    settings: Settings,
+    data_path: str | Path | None = None,
+    inspected: Callable[[Inspection], None] = lambda _: None,
 ) -> TrainingResult:
     """Fit, evaluate and log a model, then load it back and predict with it.
 
@@ -61,16 +65,22 @@ def train(
         recipe: what to train.
         settings: where to log it.
         data_path: other data than the recipe's `source_uri`.
+        inspected: is called with what the data holds, before anything is fitted; may raise.
 
     Values from the environment are logged as the `${VAR}` of the recipe.
 
     Raises a `ServingError` with one sentence for everything that the user can fix.
     """
     with hidden_values(recipe.texts_with_variables):
-        return _train(recipe, settings, data_path)
+        return _train(recipe, settings, data_path, inspected)
 
 
-def _train(recipe: Recipe, settings: Settings, data_path: str | Path | None) -> TrainingResult:
+def _train(
+    recipe: Recipe,
+    settings: Settings,
+    data_path: str | Path | None,
+    inspected: Callable[[Inspection], None],
+) -> TrainingResult:
     if recipe.task_choice not in _TASKS:
         raise RecipeError(
             f"task_choice: '{recipe.task_choice}' cannot be trained yet; "
@@ -88,6 +98,7 @@ def _train(recipe: Recipe, settings: Settings, data_path: str | Path | None) -> 
     source = str(data_path or _source(recipe))
     progress.step("reading the rows")
     data = load_dataset(recipe, source, settings)
+    inspected(data.inspection)
     parts = split(recipe, data, redact(source))
     pipeline = build_pipeline(recipe, data.feature_columns)
     fitting.check_plan(pipeline, recipe, data, parts, chosen)
