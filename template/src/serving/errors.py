@@ -52,6 +52,12 @@ class TrainingError(ServingError):
     """The estimator could not be created or fitted, or the logged model cannot be loaded again."""
 
 
+class GateError(ServingError):
+    """A model was trained and logged, but it does not reach the gate of its recipe."""
+
+    status = 4
+
+
 class CompilationError(ServingError):
     """A model cannot be compiled, or its compiled form gives different answers."""
 

@@ -8,7 +8,7 @@ import typer
 from serving.commands._next import serve_command, ui_command
 from serving.commands._options import ConfigPath, DataPath, settings_with
 from serving.config.settings import DEFAULT_CONFIG
-from serving.errors import RecipeError
+from serving.errors import GateError, RecipeError
 
 RECIPES = Path("recipes")
 
@@ -28,7 +28,8 @@ def run(
 ) -> None:
     """Train a model from a recipe.
 
-    Logs the model to MLflow, and prints the run id and the command that serves it.
+    Logs the model and a report to MLflow, and prints the run id and the command that serves it.
+    Ends with status 4 if the model does not reach the recipe's gate.
     """
     from serving.contract.recipe import load_recipe
 
@@ -36,6 +37,7 @@ def run(
     path = recipe_path or _only_recipe()
     recipe = load_recipe(path)
 
+    from serving.training.report import PAGE, REPORT
     from serving.training.trainer import train
 
     try:
@@ -52,8 +54,19 @@ def run(
         print(f"{name}: {value:.4f}")
     if result.compiled:
         print(f"compiled: {result.compiled}")
+    print(f"report: {result.report or f'{REPORT}/{PAGE} among the artifacts of the run'}")
     print(f"model_id: {result.model_id}")
     print(f"run_id: {result.run_id}")
+    registration = recipe.model.registration
+    if result.missed:
+        nothing = " and is not registered" if registration else ""
+        raise GateError(
+            f"evaluation.gate: {result.missed}; the model is logged in the run {result.run_id}"
+            f"{nothing}"
+        )
+    if registration and result.version:
+        alias = f" ({registration.alias})" if registration.alias else ""
+        print(f"registered: {registration.name} version {result.version}{alias}")
     print(f"\nNext: {serve_command(config_path=config_path, run_id=result.run_id)}")
     if ui := ui_command(settings.mlflow.tracking_uri):
         print(f"MLflow's UI: {ui}")

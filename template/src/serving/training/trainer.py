@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from serving.config.settings import Settings
 from serving.config.yaml_file import hidden_values, hide_values
@@ -21,9 +24,13 @@ from serving.model.loading import load_model
 from serving.redaction import first_line, redact
 from serving.store import tracking
 from serving.store.sqlite import file_of, follow_move, is_relative
+from serving.training import gate
 from serving.training.data import Dataset, load_dataset, split
 from serving.training.metrics import Metric, chosen_metrics, evaluate
 from serving.training.pipeline import build_pipeline, likely_cause
+from serving.training.provenance import log_provenance, provenance_of
+from serving.training.registration import register
+from serving.training.report import PAGE, REPORT, Facts, now, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +50,16 @@ class TrainingResult:
     metrics: dict[str, float]
     compiled: str | None
     """Whether the model was compiled, or why not; None if the recipe does not ask for it."""
+    report: Path | None
+    """The report's page; None if the run's artifacts are not on this machine."""
+    missed: str | None
+    """Why the gate was not reached, so that nothing was registered; None if it was."""
+    version: str | None
+    """The registered version; None if the recipe does not ask for it."""
 
 
 def train(recipe: Recipe, settings: Settings, data_path: Path | None = None) -> TrainingResult:
-    """Fit, evaluate and log a model, then load it back and predict with it.
+    """Fit, evaluate and log a model, load it back and predict with it, report and register it.
 
     Args:
         recipe: what to train.
@@ -74,10 +87,16 @@ def _train(recipe: Recipe, settings: Settings, data_path: Path | None) -> Traini
     parts = split(recipe, data, path)
     pipeline = build_pipeline(recipe, data.feature_columns)
     mlflow = _open_experiment(settings)
+    client = mlflow.MlflowClient()
 
     try:
+        gate.check_gate(recipe, [f"{part}_{name}" for part in parts for name in chosen], client)
         with mlflow.start_run(run_name=recipe.name) as run:
-            mlflow.log_params(_parameters(recipe, data_path, parts))
+            parameters = _parameters(recipe, data_path, parts)
+            mlflow.log_params(parameters)
+            requirements = _requirements(recipe)
+            provenance = provenance_of(data, parameters["data_path"], requirements)
+            log_provenance(mlflow, recipe, data, provenance)
             started = time.perf_counter()
             _check_made_up(pipeline, data, parts["train"])
             _fit(pipeline, recipe, data, parts["train"])
@@ -85,20 +104,36 @@ def _train(recipe: Recipe, settings: Settings, data_path: Path | None) -> Traini
             _ask(pipeline, data)
             metrics = _evaluate(pipeline, recipe, data, parts, chosen)
             mlflow.log_metrics(metrics)
-            model_id = _log_model(pipeline, recipe, data)
+            model_id = _log_model(pipeline, recipe, data, requirements)
             served = _settings_of(run.info.run_id, settings)
             _prove(served)
             compiled = _compile(served, recipe, data_path) if recipe.model.compile else None
+            run_id = run.info.run_id
+            report = _report(
+                mlflow, Facts(recipe, data, parts, pipeline, metrics, provenance, run_id, now())
+            )
+            version = None
+            missed = gate.missed(recipe, metrics, client)
+            if recipe.evaluation.gate:
+                mlflow.set_tags({"gate": "failed" if missed else "passed"})
+            if missed:
+                mlflow.set_tag("gate.reason", missed)
+                mlflow.end_run("FAILED")  # so that `--run-id latest` does not take it
+            elif recipe.model.registration:
+                version = register(recipe.model.registration, model_id, run_id, client)
     except (mlflow.MlflowException, OSError) as exc:
         uri = settings.mlflow.tracking_uri
         raise TrainingError(f"MLflow at {redact(uri)} failed: {first_line(exc, uri)}") from exc
     return TrainingResult(
-        run_id=run.info.run_id,
+        run_id=run_id,
         model_id=model_id,
         rows={name: len(rows) for name, rows in parts.items()},
         dropped=data.dropped,
         metrics=metrics,
         compiled=compiled,
+        report=report,
+        missed=missed,
+        version=version,
     )
 
 
@@ -234,7 +269,7 @@ def _evaluate(
         ) from exc
 
 
-def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
+def _log_model(pipeline: Any, recipe: Recipe, data: Dataset, requirements: list[str]) -> str:
     import mlflow.sklearn
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
@@ -255,7 +290,7 @@ def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
                 inputs=schema(*data.feature_columns), outputs=Schema([ColSpec(output)])
             ),
             input_example=data.example_features,  # visible to everybody who can see the run
-            pip_requirements=_requirements(recipe),
+            pip_requirements=requirements,
             metadata={
                 RECIPE: recipe.as_written(),
                 ENTITY_TYPES: {column.name: column.type for column in data.entity_columns},
@@ -286,6 +321,18 @@ def _prove(settings: Settings) -> None:
         load_model(settings, engine="native")
     except ServingError as exc:
         raise TrainingError(f"the model was logged, but cannot be served: {exc}") from exc
+
+
+def _report(mlflow: Any, facts: Facts) -> Path | None:
+    """Log the report below `report/`; returns the page's path if this machine has it."""
+    with tempfile.TemporaryDirectory() as directory:
+        write_report(facts, Path(directory))
+        mlflow.log_artifacts(directory, REPORT)
+    address = urlsplit(mlflow.get_artifact_uri(f"{REPORT}/{PAGE}"))
+    if address.scheme not in ("", "file"):
+        return None
+    file = Path(url2pathname(address.path) if address.scheme else address.path)
+    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
 
 
 def _compile(settings: Settings, recipe: Recipe, data_path: Path | None) -> str:
