@@ -35,7 +35,7 @@ def _characters() -> frozenset[int]:
     return frozenset().union(*(FT2Font(file).get_charmap() for file in files))
 
 
-def label(value: Any, position: int) -> str:
+def _label(value: Any, position: int) -> str:
     """A short text for a value; `#POSITION`, counted from 1, if no font has its characters."""
     text = " ".join(str(value).split()) or "(blank)"
     if not _characters().issuperset(map(ord, text)):
@@ -46,7 +46,7 @@ def label(value: Any, position: int) -> str:
 def labels(values: Iterable[Any]) -> tuple[list[str], dict[str, str]]:
     """Labels for distinct values, and the texts of those that are numbered or cut."""
     texts = [str(value) for value in values]
-    short = [label(text, position) for position, text in enumerate(texts)]
+    short = [_label(text, position) for position, text in enumerate(texts)]
     # Names with the same beginning need their numbers.
     short = [
         f"#{position + 1}" if short.count(one) > 1 else one for position, one in enumerate(short)

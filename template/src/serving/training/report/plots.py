@@ -20,7 +20,7 @@ from sklearn.inspection import permutation_importance
 
 from serving.contract.recipe import Task
 from serving.redaction import first_line
-from serving.training.report.labels import fonts, label, labels
+from serving.training.report.labels import fonts, labels
 
 if TYPE_CHECKING:
     from serving.training.report import Facts
@@ -190,6 +190,7 @@ def _confusion_matrix(answers: _Answers, figure: Figure) -> _Drawing:
     short, names = labels(texts)
     side = min(4.4 + 0.22 * max(size - 4, 0), 8.5)
     figure.set_size_inches(side + 0.9, side)
+    figure.set_layout_engine("compressed")  # the squares have a fixed shape
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.grid(visible=False)
@@ -299,7 +300,7 @@ def _of_class(answers: _Answers) -> str:
     """What a curve is about, for the title."""
     if len(answers.classes) > 2:
         return "of each class against the others"
-    return f"of the class {label(answers.classes[1], 1)}"
+    return f"of the class {answers.classes[1]}"
 
 
 def _unit_square(axes: Axes, legend: Literal["lower left", "lower right"]) -> None:
@@ -312,12 +313,13 @@ def _calibration(answers: _Answers, figure: Figure) -> _Drawing:
     probabilities = answers.probabilities
     if len(answers.classes) == 2:
         probability, is_right = probabilities[:, 1], answers.actual == answers.classes[1]
-        x, y = f"probability of {label(answers.classes[1], 1)}", "share of rows that have it"
+        [short], names = labels([answers.classes[1]])
+        x, y = f"probability of {short}", "share of rows that have it"
         what = "the probability of the class"
     else:
         probability = probabilities.max(axis=1)
         is_right = np.asarray(answers.classes)[probabilities.argmax(axis=1)] == answers.actual
-        x, y = "probability of the predicted class", "share of right answers"
+        x, y, names = "probability of the predicted class", "share of right answers", {}
         what = "the probability of the predicted class"
     bins = int(np.clip(len(probability) // 20, 2, 10))
     share, mean = calibration_curve(is_right, probability, n_bins=bins, strategy="quantile")
@@ -340,6 +342,7 @@ def _calibration(answers: _Answers, figure: Figure) -> _Drawing:
         f"Rows in {len(mean)} groups by {what}. On the dashed line, of the rows with a "
         "probability of 80% really 80% are so; below it the model is too sure. The bars count "
         "the rows.",
+        names,
     )
 
 
