@@ -14,11 +14,13 @@ import pandas as pd
 import pytest
 import yaml
 from serving.config.settings import ServingSettings, Settings
-from serving.contract.recipe import Recipe, load_recipe
+from serving.contract.recipe import Recipe, Registration, load_recipe
 from serving.errors import RecipeError
 from serving.model.loading import load_model
 from serving.training.data import load_dataset
+from serving.training.gate import missed
 from serving.training.provenance import commit_of, fingerprint
+from serving.training.registration import register
 from serving.training.report.tables import metrics
 from serving.training.trainer import TrainingResult, train
 from sklearn.datasets import load_breast_cancer, load_diabetes
@@ -215,16 +217,16 @@ def test_the_commit_and_whether_the_work_tree_was_changed(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("class_path", "values", "missing"),
+    ("class_path", "missing"),
     [
-        ("sklearn.svm.LinearSVC", {}, {"roc", "precision_recall", "calibration"}),
-        ("sklearn.dummy.DummyClassifier", {}, {"calibration"}),
+        ("sklearn.svm.LinearSVC", {"roc", "precision_recall", "calibration"}),
+        ("sklearn.dummy.DummyClassifier", {"calibration"}),
     ],
 )
 def test_a_plot_that_makes_no_sense_is_left_out_with_the_reason(
-    settings: Settings, tumours: Path, class_path: str, values: dict[str, Any], missing: set[str]
+    settings: Settings, tumours: Path, class_path: str, missing: set[str]
 ) -> None:
-    plan = recipe("진단", class_path=class_path, values=values, entities=("patient",))
+    plan = recipe("진단", class_path=class_path, entities=("patient",))
     result = train(plan, settings, tumours)
     there = {file.stem for file in artifacts(result).glob("*.png")}
     assert there.isdisjoint(missing)
@@ -243,18 +245,6 @@ def test_a_test_part_with_one_class_loses_no_model(settings: Settings) -> None:
     text = (artifacts(result) / "report.html").read_text()
     assert "ROC curve: left out, because the rows of test have only one class." in text
     assert (artifacts(result) / "confusion_matrix.png").is_file()
-
-
-def test_regression(settings: Settings) -> None:
-    data = load_diabetes(as_frame=True)
-    data.frame.to_csv("diabetes.csv", index=False)
-    plan = recipe("target", "regression", "sklearn.linear_model.Ridge", {"alpha": 0.1})
-    result = train(plan, settings, Path("diabetes.csv"))
-    assert {file.stem for file in artifacts(result).glob("*.png")} == {
-        "predicted_against_actual",
-        "residuals",
-        "permutation_importance",
-    }
 
 
 def test_metrics_of_parts_folds_and_baseline_share_a_row() -> None:
@@ -319,19 +309,30 @@ def test_an_alias_moves_to_a_model_that_reaches_the_gate(settings: Settings, tum
     load_model(settings.model_copy(update={"serving": worse_but_logged}))
 
 
-def test_less_is_better_for_an_error(settings: Settings) -> None:
+def test_regression_in_which_less_is_better_for_an_error(settings: Settings) -> None:
+    from mlflow import MlflowClient
+
     data = load_diabetes(as_frame=True)
     data.frame.to_csv("diabetes.csv", index=False)
     gate = {"metric": "test_rmse", "not_worse_than": "best"}
-
-    def attempt(class_path: str) -> TrainingResult:
-        registration = {"name": "diabetes", "alias": "best"}
-        plan = recipe("target", "regression", class_path, gate=gate, registration=registration)
-        return train(plan, settings, Path("diabetes.csv"))
-
-    assert attempt("sklearn.dummy.DummyRegressor").version == "1"
-    assert attempt("sklearn.linear_model.LinearRegression").version == "2"
-    assert attempt("sklearn.dummy.DummyRegressor").missed is not None
+    plan = recipe(
+        "target",
+        "regression",
+        "sklearn.linear_model.Ridge",
+        {"alpha": 0.1},
+        gate=gate,
+        registration={"name": "diabetes", "alias": "best"},
+    )
+    result = train(plan, settings, Path("diabetes.csv"))
+    assert result.version == "1"
+    assert {file.stem for file in artifacts(result).glob("*.png")} == {
+        "predicted_against_actual",
+        "residuals",
+        "permutation_importance",
+    }
+    error = result.metrics["test_rmse"]
+    assert missed(plan, {"test_rmse": error - 1}, MlflowClient()) is None
+    assert missed(plan, {"test_rmse": error + 1}, MlflowClient()) is not None
 
 
 @pytest.mark.parametrize(
@@ -344,36 +345,37 @@ def test_less_is_better_for_an_error(settings: Settings) -> None:
         ),
         (
             {"metric": "test_r2", "not_worse_than": "best"},
-            "evaluation.gate.not_worse_than: version 1 (best) of tumour sizes has no test_r2 to "
+            "evaluation.gate.not_worse_than: version 1 (best) of by test_r2 has no test_r2 to "
             "compare with, its run has fit_seconds, .*; move the alias, or name a metric of both",
         ),
     ],
 )
 def test_a_gate_that_cannot_be_decided_is_refused_before_training(
-    settings: Settings, tumours: Path, gate: dict[str, Any], message: str
+    settings: Settings,
+    tumours: Path,
+    trained: TrainingResult,
+    gate: dict[str, Any],
+    message: str,
 ) -> None:
     from mlflow import MlflowClient
 
-    runs = MlflowClient().search_runs
-    registration = {"name": "tumour sizes", "alias": "best"}
-    if "not_worse_than" in gate:
-        entities = ("patient",)
-        train(recipe("진단", entities=entities, registration=registration), settings, tumours)
-        plan = recipe(
-            "area",
-            "regression",
-            "sklearn.linear_model.Ridge",
-            entities=("patient", "진단"),
-            gate=gate,
-            registration=registration,
-        )
-    else:
-        plan = recipe("진단", entities=("patient",), gate=gate)
-    before = len(runs(["0", "1"]))
+    client = MlflowClient()
+    registration = Registration(name=f"by {gate['metric']}", alias="best")
+    register(registration, trained.model_id, trained.run_id, client)
+    is_regression = gate["metric"] == "test_r2"
+    plan = recipe(
+        "area" if is_regression else "진단",
+        *(("regression", "sklearn.linear_model.Ridge") if is_regression else ()),
+        entities=("patient", "진단") if is_regression else ("patient",),
+        gate=gate,
+        registration=registration.model_dump(),
+    )
+    experiment = client.get_run(trained.run_id).info.experiment_id
+    before = len(client.search_runs([experiment]))
     with pytest.raises(RecipeError) as caught:
         train(plan, settings, tumours)
     assert re.fullmatch(re.escape(message).replace(r"\.\*", ".*"), str(caught.value))
-    assert len(runs(["0", "1"])) == before
+    assert len(client.search_runs([experiment])) == before
 
 
 @pytest.mark.parametrize(
