@@ -305,6 +305,49 @@ def check_that_runs_are_found(project: Path, uri: str, run_id: str) -> None:
         assert http.get("/model").json()["run_id"] == run_id
 
 
+def test_a_tracking_server_registers_what_reaches_the_gate(
+    project: Path, mlflow: Path, tmp_path: Path
+) -> None:
+    port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+    store = ("--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--serve-artifacts")
+    files = ("--artifacts-destination", tmp_path / "artifacts", "--workers", "1")
+    recipe = (project / "recipes/penguins.yaml").read_text()
+    recipe = recipe.replace(
+        "  compile: true", "  registration: {name: penguins, alias: champion}\n  compile: true"
+    )
+
+    def attempt(limit: str) -> subprocess.CompletedProcess[str]:
+        gate = f"evaluation:\n  gate: {{metric: test_accuracy, {limit}}}\n"
+        (tmp_path / "recipe.yaml").write_text(recipe.replace("evaluation:\n", gate))
+        return subprocess.run(
+            [project / ".venv/bin/mmp", "train", "--recipe-path", tmp_path / "recipe.yaml"],
+            cwd=project,
+            env={**os.environ, "MLFLOW_TRACKING_URI": uri},
+            capture_output=True,
+            text=True,
+        )
+
+    with running(
+        *(mlflow, "server", "--port", str(port), *store, *files), cwd=tmp_path, url=f"{uri}/health"
+    ):
+        done = attempt("minimum: 0.9")
+        assert done.returncode == 0, done.stderr
+        assert "\nregistered: penguins version 1 (champion)\n" in done.stdout
+        assert "\nreport: report/report.html among the artifacts of the run\n" in done.stdout
+        assert list(tmp_path.glob("artifacts/**/report/report.html"))
+        missed = attempt("maximum: 0.5")
+        assert missed.returncode == 4
+        assert re.fullmatch(
+            r"mmp: evaluation\.gate: test_accuracy is \d\.\d{4} and must be at most 0\.5; the "
+            r"model is logged in the run [0-9a-f]{32} and is not registered\n",
+            missed.stderr,
+        )
+        options = ("--model-uri", "models:/penguins@champion")
+        with serve(project, *options, MLFLOW_TRACKING_URI=uri) as http:
+            assert http.get("/model").json()["model_version"] == "penguins/1"
+
+
 def test_a_tracking_server_may_come_late_go_away_and_come_back(
     project: Path, mlflow: Path, tmp_path: Path
 ) -> None:

@@ -99,6 +99,13 @@ def model_directory(irises: pd.DataFrame, tmp_path_factory: pytest.TempPathFacto
     return path
 
 
+@pytest.fixture(scope="session")
+def local_store(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of one store for all tests of training, because making one takes seconds."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    return Settings(mlflow=MLflowSettings(tracking_uri=f"sqlite:///{file}"))
+
+
 def settings_for(model: Path | str, store: Path) -> Settings:
     """Settings that serve a model, with the test's own MLflow store."""
     return Settings(

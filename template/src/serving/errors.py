@@ -59,6 +59,12 @@ class TrainingStopped(ServingError):
     """128 and SIGINT, as shells have it."""
 
 
+class GateError(ServingError):
+    """A model was trained and logged, but it does not reach the gate of its recipe."""
+
+    status = 4
+
+
 class CompilationError(ServingError):
     """A model cannot be compiled, or its compiled form gives different answers."""
 

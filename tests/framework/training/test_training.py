@@ -23,13 +23,8 @@ SCALE = {"type": "standard_scaler"}
 
 
 @pytest.fixture(scope="session")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """One store for this session, because making one takes seconds."""
-    store = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(store)  # MLflow keeps artifacts in the working directory
-        uri = f"sqlite:///{store / 'mlflow.db'}"
-        return Settings(mlflow=MLflowSettings(tracking_uri=uri))
+def settings(local_store: Settings) -> Settings:
+    return local_store
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from serving.commands._columns import table_of
 from serving.commands._next import serve_command, ui_command
 from serving.commands._options import ConfigPath, Parameters, parameters_of, settings_with
 from serving.config.settings import DEFAULT_CONFIG
-from serving.errors import DataError, RecipeError, TrainingStopped
+from serving.errors import DataError, GateError, RecipeError, TrainingStopped
 
 if TYPE_CHECKING:
     from serving.training.inspection import Inspection
@@ -51,8 +51,9 @@ def run(
 ) -> None:
     """Train a model from a recipe.
 
-    Prints the columns of the data and warnings. Logs the model to MLflow, and prints the run id and
-    the command that serves it.
+    Prints the columns of the data and warnings. Logs the model and a report to MLflow, and prints
+    the run id and the command that serves it. Ends with status 4 if the model does not reach the
+    recipe's gate.
     """
     from serving.contract.recipe import load_recipe
 
@@ -69,6 +70,7 @@ def run(
 
     try:
         with progress.shown():
+            from serving.training.report import PAGE, REPORT
             from serving.training.trainer import train
 
             result = train(recipe, settings, data_path, inspected)
@@ -87,11 +89,22 @@ def run(
             print(f"{name}: {value:.4f}")
     if result.compiled:
         print(f"compiled: {result.compiled}")
+    print(f"report: {result.report or f'{REPORT}/{PAGE} among the artifacts of the run'}")
     print(f"model_id: {result.model_id}")
     print(f"run_id: {result.run_id}")
     if result.comparison:
         print(f"\n{result.comparison}")
     warn(result.warnings, strict)
+    registration = recipe.model.registration
+    if result.missed:
+        nothing = " and is not registered" if registration else ""
+        raise GateError(
+            f"evaluation.gate: {result.missed}; the model is logged in the run {result.run_id}"
+            f"{nothing}"
+        )
+    if registration and result.version:
+        alias = f" ({registration.alias})" if registration.alias else ""
+        print(f"registered: {registration.name} version {result.version}{alias}")
     print(f"\nNext: {serve_command(config_path=config_path, run_id=result.run_id)}")
     if ui := ui_command(settings.mlflow.tracking_uri):
         print(f"MLflow's UI: {ui}")

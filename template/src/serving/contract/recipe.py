@@ -9,7 +9,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import to_jsonable_python
 
 from serving.config import yaml_file
@@ -410,6 +418,31 @@ class Hyperparameters(Section):
         return self.values | self.fixed
 
 
+class Registration(Section):
+    """Where the model is registered once it has been proven, and which alias then names it."""
+
+    name: str = Field(min_length=1, max_length=255)
+    alias: str | None = Field(default=None, max_length=255)
+
+    @field_validator("name")
+    @classmethod
+    def _addressable(cls, name: str) -> str:
+        if not re.fullmatch(r"[^/:@\s]([^/:@]*[^/:@\s])?", name) or name in (".", ".."):
+            raise ValueError(
+                f"'{name}' cannot be part of models:/NAME@ALIAS; leave out /, :, @ and outer blanks"
+            )
+        return name
+
+    @field_validator("alias")
+    @classmethod
+    def _valid_alias(cls, alias: str | None) -> str | None:
+        if alias is not None and not re.fullmatch(r"[\w-]+", alias):
+            raise ValueError(f"'{alias}' may have only letters, digits, _ and -")
+        if alias is not None and re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
+            raise ValueError(f"'{alias}' is reserved by MLflow; choose another, such as champion")
+        return alias
+
+
 class Model(Section):
     """The estimator: any importable class with scikit-learn's `fit` and `predict`."""
 
@@ -419,15 +452,45 @@ class Model(Section):
     hyperparameters: Hyperparameters = Hyperparameters()
     compile: bool = False
     """Whether training also compiles the model, like `mmp compile`, if that is possible."""
+    registration: Registration | None = None
+
+
+class Gate(Section):
+    """What a metric of the run must reach; otherwise training fails and registers nothing."""
+
+    metric: str = Field(min_length=1)
+    """With the part of the data, as it is logged: `test_accuracy`."""
+    minimum: FiniteFloat | None = None
+    maximum: FiniteFloat | None = None
+    not_worse_than: str | None = None
+    """An alias of the registered model: the version that it names now is the one to reach."""
+    tolerance: FiniteFloat = Field(default=0.0, ge=0)
+    """By how much the metric may be worse than that of the alias."""
+
+    @model_validator(mode="after")
+    def _demands_something(self) -> Self:
+        if self.minimum is None and self.maximum is None and self.not_worse_than is None:
+            raise ValueError("needs minimum, maximum or not_worse_than")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}")
+        if self.tolerance and self.not_worse_than is None:
+            raise ValueError("tolerance needs not_worse_than")
+        return self
 
 
 class Evaluation(Section):
-    """The metrics to log (null: the usual ones of the task), and the seed of all that is random."""
+    """The metrics to log (null: the usual ones), the seed of all that is random, and the gate."""
 
     metrics: list[str] | None = None
     cross_validation: int | None = Field(default=None, ge=2)
     """The number of folds; null: no cross-validation."""
     random_state: int = Field(default=42, ge=0, le=2**32 - 1)
+    gate: list[Gate] = []
+
+    @field_validator("gate", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, Mapping) else value
 
 
 class Recipe(Section):
@@ -496,6 +559,15 @@ class Recipe(Section):
             )
         if plan.calibration and not is_calibrated:
             raise ValueError("data.split.calibration: needs model.calibration.enabled: true")
+        return self
+
+    @model_validator(mode="after")
+    def _gate_has_a_registered_model(self) -> Self:
+        if self.model.registration is None and any(g.not_worse_than for g in self.evaluation.gate):
+            raise ValueError(
+                "evaluation.gate.not_worse_than: needs model.registration.name, the registered "
+                "model that has the alias"
+            )
         return self
 
     def with_parameters(self, parameters: Mapping[str, Any]) -> Self:

@@ -196,7 +196,7 @@ def require_columns(frame: pd.DataFrame, names: Sequence[str], path: Path | str,
     _require(list(frame.columns), names, path, why)
 
 
-def _require(known: list[str], names: Sequence[str], path: Path, why: str) -> None:
+def _require(known: list[str], names: Sequence[str], path: Path | str, why: str) -> None:
     try:
         base.require_columns(known, names, why, remedy="set data.loader.delimiter: {}, or ")
     except DataError as exc:

@@ -39,14 +39,24 @@ def _standard_error(outcome: np.ndarray, treatment: np.ndarray, effect: np.ndarr
 def qini_coefficient(outcome: np.ndarray, treatment: np.ndarray, effect: np.ndarray) -> float:
     """How much more outcome the treatment adds if it goes to the rows with the largest effect.
 
-    It is the area between the Qini curve and that of a random order, both divided by the rows. The
-    curve is the outcome added among the first k rows: that of the treated ones, less that of the
-    others, scaled to as many (Radcliffe 2007).
+    It is the area between the Qini curve and that of a random order, both divided by the rows.
+    """
+    shares, curve = qini_curve(outcome, treatment, effect)
+    return float(np.trapezoid(curve - shares * curve[-1], shares))
+
+
+def qini_curve(
+    outcome: np.ndarray, treatment: np.ndarray, effect: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The outcome added among the rows with the largest effect, divided by all rows.
+
+    It is that of the treated ones, less that of the others, scaled to as many (Radcliffe 2007).
+
+    Returns the shares of the rows, from 0 to 1, and the outcome added by each share.
     """
     shares, treated, others, sums, other_sums = _cumulated(outcome, treatment, effect)
     scale = np.divide(treated, others, out=np.zeros_like(others), where=others > 0)
-    curve = (sums - other_sums * scale) / len(outcome)
-    return float(np.trapezoid(curve - shares * curve[-1], shares))
+    return shares, (sums - other_sums * scale) / len(outcome)
 
 
 def auuc(outcome: np.ndarray, treatment: np.ndarray, effect: np.ndarray) -> float:

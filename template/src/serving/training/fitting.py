@@ -218,6 +218,17 @@ def compared(
     return line, [f"the model is not better than the baseline; {line}"]
 
 
+def logged_metrics(recipe: Recipe, parts: Parts, chosen: Mapping[str, Any]) -> list[str]:
+    """The names of the metrics that a run logs, if all of them have a value."""
+    told = [name for name in parts if name != "calibration"]
+    if held_out_part(parts) and recipe.task_choice in _SUPERVISED:
+        told.append("baseline")
+    names = [f"{part}_{name}" for part in told for name in chosen]
+    if recipe.evaluation.cross_validation:
+        names += [f"cv_{name}_{kind}" for name in chosen for kind in ("mean", "std")]
+    return names
+
+
 def held_out_part(parts: Parts) -> str | None:
     """The part that tells best how good the model is; None if all rows are fitted on."""
     return next((name for name in ("test", "validation") if name in parts), None)

@@ -140,6 +140,16 @@ def find_metric(task: Task, name: str, key: str) -> Any:
     return found
 
 
+def is_loss(task: Task, name: str) -> bool:
+    """Whether less of a metric is better."""
+    found = _BY_TASK[task].get(_ALIASES.get(name, name))
+    return found.is_loss if isinstance(found, Metric) else name in _LOSSES
+
+
+_LOSSES = ("davies_bouldin_score", "inertia", "bic", "aic", "ate_std")
+"""Those among the metrics of clusters and effects."""
+
+
 def main_metric(recipe: Recipe, chosen: Mapping[str, Any]) -> str | None:
     """The name of the metric that sums a model up; None if the recipe wants no metrics."""
     wanted = (recipe.model.hyperparameters.optimization_metric, _MAIN.get(recipe.task_choice))

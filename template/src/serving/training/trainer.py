@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,8 @@ from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from serving.config.settings import Settings
 from serving.config.yaml_file import hidden_values, hide_values
@@ -22,11 +25,14 @@ from serving.model.loading import load_model
 from serving.redaction import first_line, redact
 from serving.store import tracking
 from serving.store.sqlite import file_of, follow_move, is_relative
-from serving.training import fitting, progress
+from serving.training import fitting, gate, progress
 from serving.training.data import Dataset, load_dataset
 from serving.training.inspection import Inspection
 from serving.training.metrics import chosen_metrics, optimized_metric
 from serving.training.pipeline import build_pipeline, class_path_of
+from serving.training.provenance import log_provenance, provenance_of
+from serving.training.registration import register
+from serving.training.report import PAGE, REPORT, Facts, now, write_report
 from serving.training.splitting import split
 
 logger = logging.getLogger(__name__)
@@ -51,6 +57,12 @@ class TrainingResult:
     """What is wrong with the model, in sentences; see `Inspection` for the data."""
     compiled: str | None
     """Whether the model was compiled, or why not; None if the recipe does not ask for it."""
+    report: Path | None
+    """The report's page; None if the run's artifacts are not on this machine."""
+    missed: str | None
+    """Why the gate was not reached, so that nothing was registered; None if it was."""
+    version: str | None
+    """The registered version; None if the recipe does not ask for it."""
 
 
 def train(
@@ -59,7 +71,7 @@ def train(
     data_path: str | Path | None = None,
     inspected: Callable[[Inspection], None] = lambda _: None,
 ) -> TrainingResult:
-    """Fit, evaluate and log a model, then load it back and predict with it.
+    """Fit, evaluate and log a model, load it back and predict with it, report and register it.
 
     Args:
         recipe: what to train.
@@ -104,14 +116,22 @@ def _train(
     fitting.check_plan(pipeline, recipe, data, parts, chosen)
     progress.step("opening the MLflow store")
     mlflow = _open_experiment(settings)
+    client = mlflow.MlflowClient()
 
     try:
+        gate.check_gate(recipe, fitting.logged_metrics(recipe, parts, chosen), client)
         with _run(mlflow, recipe.name) as run:
-            mlflow.log_params(_parameters(recipe, data_path, parts))
+            parameters = _parameters(recipe, data_path, parts)
+            mlflow.log_params(parameters)
+            requirements = _requirements(recipe)
+            provenance = provenance_of(data, parameters["data_path"], requirements)
+            log_provenance(mlflow, recipe, data, provenance)
             started = time.perf_counter()
             _check_made_up(pipeline, data, parts["train"])
+            tuned: Mapping[str, Any] = {}
             if recipe.model.hyperparameters.tuning_enabled:
-                pipeline = _tune(mlflow, recipe, data, parts)
+                tuned = _tune(mlflow, recipe, data, parts)
+                pipeline = build_pipeline(recipe, data.feature_columns, tuned)
             metrics = fitting.cross_validated(pipeline, recipe, data, parts["train"], chosen)
             fitting.fit(pipeline, recipe, data, parts["train"])
             if recipe.model.calibration.enabled:
@@ -122,16 +142,30 @@ def _train(
             metrics |= fitting.evaluated(pipeline, recipe, data, parts, chosen)
             mlflow.log_metrics(metrics)
             progress.step("logging the model")
-            model_id = _log_model(pipeline, recipe, data)
+            model_id = _log_model(pipeline, recipe, data, requirements)
             served = _settings_of(run.info.run_id, settings)
             _prove(served)
             compiled = _compile(served, recipe, data_path) if recipe.model.compile else None
+            run_id = run.info.run_id
+            facts = Facts(
+                recipe, data, parts, pipeline, tuned, metrics, provenance, run_id, now()
+            )
+            report = _report(mlflow, facts)
+            version = None
+            missed = gate.missed(recipe, metrics, client)
+            if recipe.evaluation.gate:
+                mlflow.set_tags({"gate": "failed" if missed else "passed"})
+            if missed:
+                mlflow.set_tag("gate.reason", missed)
+                mlflow.end_run("FAILED")  # so that `--run-id latest` does not take it
+            elif recipe.model.registration:
+                version = register(recipe.model.registration, model_id, run_id, client)
     except (mlflow.MlflowException, OSError) as exc:
         uri = settings.mlflow.tracking_uri
         raise TrainingError(f"MLflow at {redact(uri)} failed: {first_line(exc, uri)}") from exc
     comparison, problems = fitting.compared(recipe, parts, chosen, metrics)
     return TrainingResult(
-        run_id=run.info.run_id,
+        run_id=run_id,
         model_id=model_id,
         rows={name: len(rows) for name, rows in parts.items()},
         dropped=data.dropped,
@@ -139,6 +173,9 @@ def _train(
         comparison=comparison,
         warnings=problems,
         compiled=compiled,
+        report=report,
+        missed=missed,
+        version=version,
     )
 
 
@@ -214,8 +251,10 @@ def _arguments(written: dict[str, Any]) -> dict[str, Any]:
     return (written.get("values") or {}) | (written.get("fixed") or {})
 
 
-def _tune(mlflow: Any, recipe: Recipe, data: Dataset, parts: dict[str, Any]) -> Any:
-    """The unfitted pipeline with the best hyperparameters, which are logged.
+def _tune(
+    mlflow: Any, recipe: Recipe, data: Dataset, parts: dict[str, Any]
+) -> Mapping[str, Any]:
+    """The best hyperparameters, which are logged.
 
     Each trial is a run of its own, below the current one.
     """
@@ -234,7 +273,7 @@ def _tune(mlflow: Any, recipe: Recipe, data: Dataset, parts: dict[str, Any]) -> 
     best = tune(recipe, attempt)
     mlflow.log_params(best.values)
     mlflow.log_metrics({f"tuning_{name}": best.score, "tuning_trials": best.complete})
-    return build_pipeline(recipe, data.feature_columns, best.values)
+    return best.values
 
 
 def _check_made_up(pipeline: Any, data: Dataset, rows: Any) -> None:
@@ -280,7 +319,7 @@ def _made_up(data: Dataset) -> list[str]:
     return [column.name for column in data.feature_columns if not data.seen[column.name]]
 
 
-def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
+def _log_model(pipeline: Any, recipe: Recipe, data: Dataset, requirements: list[str]) -> str:
     import mlflow.sklearn
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
@@ -301,7 +340,7 @@ def _log_model(pipeline: Any, recipe: Recipe, data: Dataset) -> str:
                 outputs=Schema([ColSpec(_output_type(recipe, data))]),
             ),
             input_example=data.example_features,  # visible to everybody who can see the run
-            pip_requirements=_requirements(recipe),
+            pip_requirements=requirements,
             metadata={
                 RECIPE: recipe.as_written(),
                 ENTITY_TYPES: {column.name: column.type for column in data.entity_columns},
@@ -341,6 +380,19 @@ def _prove(settings: Settings) -> None:
         load_model(settings, engine="native")
     except ServingError as exc:
         raise TrainingError(f"the model was logged, but cannot be served: {exc}") from exc
+
+
+def _report(mlflow: Any, facts: Facts) -> Path | None:
+    """Log the report below `report/`; returns the page's path if this machine has it."""
+    progress.step("drawing the report")
+    with tempfile.TemporaryDirectory() as directory:
+        write_report(facts, Path(directory))
+        mlflow.log_artifacts(directory, REPORT)
+    address = urlsplit(mlflow.get_artifact_uri(f"{REPORT}/{PAGE}"))
+    if address.scheme not in ("", "file"):
+        return None
+    file = Path(url2pathname(address.path) if address.scheme else address.path)
+    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
 
 
 def _compile(settings: Settings, recipe: Recipe, data_path: str | Path | None) -> str:
