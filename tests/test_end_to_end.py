@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Render
-from helpers import ROOT, run, uv
+from helpers import LONG, ROOT, run, uv
 from serving import logged_model, serve, train, wait_for_workers
 
 pytestmark = pytest.mark.slow
@@ -226,6 +226,7 @@ def test_the_effect_of_a_treatment_on_penguins(project: Path) -> None:
         assert correlation([one["prediction"] for one in batch], effects) > 0.8
 
 
+@pytest.mark.skipif(not LONG, reason="installs econml, which takes minutes: LONG_TESTS=1")
 def test_estimators_of_econml_are_trained_and_served(render: Render) -> None:
     project = render(project_name="With econml")
     effects = diet(project, "econml.dml.LinearDML", "{random_state: 0}")

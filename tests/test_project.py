@@ -80,8 +80,12 @@ def test_fresh_project_passes_its_own_checks(installed: Installed) -> None:
     installed.run("mmp", "--help")
 
 
+# By default, with the oldest and the newest Python.
+ALWAYS = [EVERYTHING[0], EVERYTHING[-1], API_ALONE]
+
+
 @pytest.mark.parametrize(
-    "installed", [*EVERYTHING, API_ALONE, *(OTHERS if LONG else [])], indirect=True
+    "installed", [*EVERYTHING, API_ALONE, *OTHERS] if LONG else ALWAYS, indirect=True
 )
 def test_framework_passes_its_tests(installed: Installed) -> None:
     """Run the tests of the project's stages, in its environment and from its directory."""

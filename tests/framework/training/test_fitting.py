@@ -444,6 +444,7 @@ def test_the_command_says_what_is_done_and_how_good_the_model_is(
         "fitting DummyClassifier on 455 rows",
         "evaluating",
         "logging the model",
+        "drawing the report",
     ]
     output, told = capsys.readouterr()
     compared = "test accuracy: 0.6316 (always the most frequent class: 0.6316)"

@@ -89,7 +89,8 @@ def test_ctrl_c_in_a_trial_goes_on_with_the_best(project: Path) -> None:
     assert places == sorted(places)
     assert -1 not in places
     assert "━" not in answer
-    assert answer.startswith("recipe: biopsies (recipe.yaml)\n")
+    assert answer.startswith("column ")
+    assert "\n\nrecipe: biopsies (recipe.yaml)\n" in answer
     assert "\ntest accuracy: 0.9" in answer
     assert "(always the most frequent class: 0.6316)" in answer
 

@@ -147,9 +147,7 @@ def _train(
             _prove(served)
             compiled = _compile(served, recipe, data_path) if recipe.model.compile else None
             run_id = run.info.run_id
-            facts = Facts(
-                recipe, data, parts, pipeline, tuned, metrics, provenance, run_id, now()
-            )
+            facts = Facts(recipe, data, parts, pipeline, tuned, metrics, provenance, run_id, now())
             report = _report(mlflow, facts)
             version = None
             missed = gate.missed(recipe, metrics, client)
@@ -251,9 +249,7 @@ def _arguments(written: dict[str, Any]) -> dict[str, Any]:
     return (written.get("values") or {}) | (written.get("fixed") or {})
 
 
-def _tune(
-    mlflow: Any, recipe: Recipe, data: Dataset, parts: dict[str, Any]
-) -> Mapping[str, Any]:
+def _tune(mlflow: Any, recipe: Recipe, data: Dataset, parts: dict[str, Any]) -> Mapping[str, Any]:
     """The best hyperparameters, which are logged.
 
     Each trial is a run of its own, below the current one.
