@@ -236,8 +236,8 @@ def test_estimators_of_econml_are_trained_and_served(render: Render) -> None:
     assert refused.returncode == 2
     assert "add its package with 'uv add --group native'" in refused.stderr
     uv("add", "--quiet", "--group", "native", "econml==0.17.*", cwd=project)
-    options = ("-q", "-c", "pyproject.toml", f"--confcutdir={FRAMEWORK}")
-    uv("run", "pytest", *options, FRAMEWORK / "training/test_econml.py", cwd=project)
+    quiet = ("-q", "-c", "pyproject.toml", f"--confcutdir={FRAMEWORK}")
+    uv("run", "pytest", *quiet, FRAMEWORK / "training/test_econml.py", cwd=project)
 
     output = uv(*command, cwd=project).stdout
     assert "there is no converter for econml's LinearDML" in output

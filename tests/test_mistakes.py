@@ -636,15 +636,21 @@ def answers(
     return told
 
 
+PROGRESS = re.compile(r"^.* INFO serving\.training\.progress: .*\n", re.MULTILINE)
+"""What training logs before it finds the mistake."""
+
+
 @pytest.mark.parametrize("case", MISTAKES, ids=lambda case: case.what)
 def test_a_command_says_in_one_sentence_what_is_wrong(
     answers: dict[str, dict[str, Any]], case: Command
 ) -> None:
     answer = answers[case.what]
     expected = re.escape(f"mmp: {case.answer}\n").replace(re.escape("{any}"), ".*")
-    assert re.fullmatch(expected, answer["error"]), answer["error"]
+    error = PROGRESS.sub("", answer["error"])
+    assert re.fullmatch(expected, error), error
     assert answer["status"] == 2
-    assert answer["output"] == ""
+    # Training shows the columns of data that it can read.
+    assert answer["output"] == "" or answer["output"].startswith("column ")
 
 
 @pytest.mark.parametrize("case", HARMLESS, ids=lambda case: case.what)
@@ -653,7 +659,7 @@ def test_a_command_works_despite_the_mistake(
 ) -> None:
     answer = answers[case.what]
     assert answer["status"] == 0, answer["error"]
-    assert answer["output"].splitlines()[0] == case.answer
+    assert case.answer in answer["output"].splitlines()
 
 
 def test_no_two_commands_are_the_same() -> None:

@@ -9,10 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from conftest import Render
 from helpers import ALL_STAGES, ROOT, run, uv
 from images import connect, remove_images, wait_for_health
@@ -47,6 +49,14 @@ def model(project: Path, penguins: str, tmp_path_factory: pytest.TempPathFactory
     """A model that was logged elsewhere."""
     logged = logged_model(project, penguins)
     return Path(shutil.copytree(logged, tmp_path_factory.mktemp("logged") / "model"))
+
+
+SMALLEST = """
+name: part
+task_choice: classification
+data: {data_interface: {target_column: label}}
+model: {class_path: sklearn.linear_model.LogisticRegression}
+"""
 
 
 class Reader:
@@ -86,13 +96,33 @@ class Reader:
             # A command continues in the next line if a quote is open.
             for command in re.findall(r"(?:'[^']*'|[^'\n])+", content):
                 self.type(command)
-        if language == "yaml":
+        if language == "yaml" and content.startswith("name:"):
             (self.project / "recipes/orders.yaml").write_text(content)
+        elif language == "yaml":
+            self.check_part(content)
         if language == "python" and not with_docker:
             [name] = re.findall(r"\A# (\S+)\n", content)
             (self.directory / name).write_text(content)
         if language == "json" and content.startswith('{"prediction"') and not with_docker:
             assert json.loads(content).keys() == json.loads(self.answers[-1]).keys()
+
+    def check_part(self, content: str) -> None:
+        """Check a part of a recipe by adding it to the smallest one."""
+        recipe = yaml.safe_load(SMALLEST)
+        for section, keys in yaml.safe_load(content).items():
+            is_mapping = isinstance(recipe.get(section), dict)
+            recipe[section] = recipe[section] | keys if is_mapping else keys
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "part.yaml"
+            path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+            code = "import sys, pathlib, serving.contract.recipe as r"
+            code += "; r.load_recipe(pathlib.Path(sys.argv[1]))"
+            checked = subprocess.run(
+                [self.project / ".venv/bin/python", "-c", code, path],
+                capture_output=True,
+                encoding="utf-8",
+            )
+        assert checked.returncode == 0, f"{content}\n{checked.stderr}"
 
     def type(self, command: str) -> None:
         """Run one command; a server stays in the background once it is ready."""

@@ -4,6 +4,7 @@ These are the framework's own tests. They run in the environment and the directo
 project; tests/test_project.py starts them.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,15 @@ SAMPLE: dict[str, Any] = {
     "petal length (cm)": 1.4,
     "petal width (cm)": 0.2,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment_of_the_module() -> Iterator[None]:
+    """Undo what fixtures of a module set, such as the address of their store."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -210,7 +210,8 @@ def _summary(values: "pd.Series[Any]", name: str, column: Column | None, role: s
     typical = ""
     if column is not None and role != "entity" and not is_identifier(present, name):
         seen = profile(present.to_frame(), [column]) if column.type != "datetime" else {}
-        typical = str(seen.get(name, {}).get("typical", ""))
+        found = seen.get(name, {}).get("typical", "")
+        typical = f"{found:.6g}" if isinstance(found, float) else str(found)
     if column is not None and column.type == "datetime" and role != "entity":
         moments = sorted(map(parse_datetime, present.head(SAMPLE_ROWS)))
         typical = str(moments[len(moments) // 2].date())
