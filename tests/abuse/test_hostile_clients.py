@@ -223,11 +223,12 @@ def test_large_heads_are_refused(
     port = penguin_api.base_url.port
     assert port
     parts = [b"GET /health HTTP/1.1\r\nHost: a\r\n", *lines]
-    answer = received(port, *([b"".join(parts)] if at_once else parts))
+    sent = [b"".join(parts)] if at_once else parts
     # A connection reset may overtake the answer to bytes that the server has not read.
-    assert not answer or answer.startswith(b"HTTP/1.1 431 "), answer
+    answers = [received(port, *sent) for _ in range(5)]
+    assert all(one.startswith(b"HTTP/1.1 431 ") for one in answers if one), answers
     if len(b"".join(parts)) < 100_000:
-        assert b'"status":431' in answer
+        assert any(b'"status":431' in one for one in answers)
     assert penguin_api.get("/health", headers={"X": "a" * 60_000}).status_code == 200
 
 
