@@ -33,7 +33,7 @@ from images import (
 from serving import logged_model, train
 
 BUDGET_MB = {"api": QUESTIONS["image_size_budget_mb"]["default"]}
-BUDGET_MB |= {"training": 650, "inference": 650, "compile": 650, "mlflow": 900}
+BUDGET_MB |= {"training": 750, "inference": 650, "compile": 650, "mlflow": 900}
 BUDGET_MB |= {"spark": 1300}  # PySpark is 410 MB, Java 210 MB
 BUDGET_MB |= {"compiled": 380, "compiled-with-model": 300}
 COMMANDS = {"api": "serve-api", "training": "train", "inference": "batch-inference"}
