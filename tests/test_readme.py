@@ -98,7 +98,7 @@ class Reader:
                 self.type(command)
         if language == "yaml" and content.startswith("name:"):
             (self.project / "recipes/orders.yaml").write_text(content)
-        elif language == "yaml":
+        elif language == "yaml" and not with_docker:
             self.check_part(content)
         if language == "python" and not with_docker:
             [name] = re.findall(r"\A# (\S+)\n", content)
