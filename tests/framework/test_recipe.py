@@ -209,3 +209,13 @@ def test_the_target_is_never_a_feature() -> None:
     assert listed.features_of(["y", "a", "b"]) == ["a"]
     implied = DataInterface(entity_columns=["id"], target_column="y")
     assert implied.features_of(["id", "b", "y", "a"]) == ["b", "a"]
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("-2E5", -2e5), ("1.5e+2", 150.0)])
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path, text: str, value: float) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "name: a\ntask_choice: regression\ndata: {data_interface: {target_column: y}}\n"
+        "model: {class_path: a.B, hyperparameters: {values: {tol: " + text + ", name: '1e-3'}}}\n"
+    )
+    assert load_recipe(path).model.hyperparameters.values == {"tol": value, "name": "1e-3"}
