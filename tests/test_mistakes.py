@@ -137,6 +137,11 @@ OPTIONS = [
         " serve-api --help' shows its options",
     ),
     Command(
+        "gives parameters for a query without any",
+        BATCH + ' --query SELECT(1) -o {here}/out.csv --params={{"since":1}}',
+        "--params (PARAMS) is only for a query in a template (.sql.j2)",
+    ),
+    Command(
         "starts a second server",
         "serve-api --run-id {run} --port {used}",
         "cannot listen on 127.0.0.1 port {used}: Address already in use; choose another "

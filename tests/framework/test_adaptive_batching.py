@@ -258,7 +258,7 @@ def test_only_independent_rows_share_a_call(
 def test_what_is_inside_a_calibrated_model_counts(
     irises: pd.DataFrame, tmp_path: Path, is_declared: bool
 ) -> None:
-    class Own(LogisticRegression):  # type: ignore[misc]
+    class Own(LogisticRegression):  # type: ignore[misc]  # scikit-learn has no types
         """A class of which nobody but itself knows how it predicts."""
 
         independent_rows = is_declared

@@ -154,6 +154,9 @@ def run(
             "--output-table TABLE (OUTPUT_TABLE)": output_table,
         },
     )
+    parameters = parameters_of(params)
+    if parameters and not str(data_path).lower().endswith(".sql.j2"):
+        raise ConfigError("--params (PARAMS) is only for a query in a template (.sql.j2)")
     if summary:
         _check_summary(summary)
     choose_model(run_id, model_uri)
@@ -166,7 +169,7 @@ def run(
         job = Job(
             data=data_path,
             query=query,
-            parameters=parameters_of(params),
+            parameters=parameters,
             output=output_path,
             table=output_table,
             engine=settings.serving.engine,

@@ -8,8 +8,8 @@ from typing import Any
 # Without a writable home directory, matplotlib would say that it keeps its cache elsewhere.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
-from matplotlib.font_manager import FontProperties, findfont, fontManager  # noqa: E402
-from matplotlib.ft2font import FT2Font  # noqa: E402
+from matplotlib.font_manager import FontProperties, findfont, fontManager  # noqa: E402  # after the line above
+from matplotlib.ft2font import FT2Font  # noqa: E402  # after the line above
 
 LONGEST = 24
 """Characters of a label; longer ones are cut."""
