@@ -78,8 +78,8 @@ def test_a_directory_and_a_pattern_are_read_like_a_file(
     pd.testing.assert_frame_equal(parts.features[whole.features.columns], whole.features)
     assert [column.name for column in parts.feature_columns][-1] == "ward"
     pattern = load_dataset(recipe("source_uri: none"), f"{tmp_path}/rows/*/part.parquet")
-    assert pattern.target is not None
-    assert whole.target is not None
+    assert isinstance(pattern.target, pd.Series)
+    assert isinstance(whole.target, pd.Series)
     pd.testing.assert_series_equal(pattern.target, whole.target)
 
 

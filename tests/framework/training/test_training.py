@@ -394,8 +394,8 @@ def test_a_value_that_training_never_saw_is_no_error(orders: pd.DataFrame) -> No
         ({"target_column": "spent"}, DataError, "classification needs classes"),
         (
             {"target_column": "tier", "task": "timeseries", "timestamp_column": "placed on"},
-            RecipeError,
-            "cannot be trained yet",
+            DataError,
+            "a time series needs numbers",
         ),
         (
             {"target_column": "tier", "class_path": "sklearn.linear_model.Ridge"},

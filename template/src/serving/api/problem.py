@@ -187,8 +187,10 @@ def _rule(error: ErrorDetails) -> str:
             return "must be an object"
         case "list_type":
             return "must be an array"
-        case "too_short":
+        case "too_short" if error["ctx"]["min_length"] == 1:
             return "must not be empty"
+        case "too_short":
+            return f"must have {error['ctx']['min_length']} items (has {len(error['input'])})"
         case "too_long":
             return f"must have at most {error['ctx']['max_length']} items"
         case _ if error["input"] is None:

@@ -15,7 +15,8 @@ import pandas as pd
 from serving.config.settings import Settings
 from serving.config.yaml_file import fill_in, filled_in, hidden_values
 from serving.contract.columns import Column, Row
-from serving.contract.recipe import Loader
+from serving.contract.recipe import Loader, Recipe
+from serving.data import series
 from serving.data.frames import read_source
 from serving.data.query import is_query
 from serving.data.tables import is_csv, read_table, require_columns, to_table
@@ -183,7 +184,9 @@ def _rows(
     with hidden_values([written, str(loader.parameters)]):
         source = fill_in(written) if data_path is None else written
         try:
-            frame, is_text = _read(source, columns, settings, loader)
+            frame, is_text = _read(source, columns, settings, recipe)
+            if recipe and native.schemas.history and not is_text:
+                frame = series.arrange(recipe, frame, redact(source)).frame
         except DataError as exc:
             if data_path is not None:
                 raise
@@ -195,13 +198,18 @@ def _rows(
 
 
 def _read(
-    source: str, columns: list[Column], settings: Settings, loader: Loader
+    source: str, columns: list[Column], settings: Settings, recipe: Recipe | None
 ) -> tuple[pd.DataFrame, bool]:
     """All rows, and whether their values are text that has to be parsed."""
     is_text = False
+    loader = recipe.data.loader if recipe else Loader()
 
     def read_file(path: Path) -> pd.DataFrame:
         nonlocal is_text
+        if recipe and recipe.history_columns:  # the table of a series is read as in training
+            return read_table(
+                path, as_text=recipe.data.data_interface.entity_columns, loader=loader
+            )
         is_text = is_csv(path)
         how = loader if is_text else Loader()
         return read_table(path, as_text=[column.name for column in columns], loader=how)

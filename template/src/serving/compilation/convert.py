@@ -13,11 +13,13 @@ from sklearn.pipeline import Pipeline
 from serving.compilation.answer import Answer
 from serving.compilation.estimators import predict
 from serving.compilation.features import Feature, Kind
+from serving.compilation.forecasts import predict_recursively
 from serving.compilation.graph import Graph
 from serving.compilation.transformers import transform
 from serving.contract.columns import Column
 from serving.contract.details import details_of
 from serving.errors import CompilationError
+from serving.forecasting import RecursiveForecaster
 
 _KINDS: dict[str, Kind] = {"string": "text", "datetime": "datetime"}
 
@@ -81,6 +83,8 @@ def _convert(graph: Graph, model: Any, features: list[Feature]) -> tuple[Any, An
         for _, step in model.steps[:-1]:
             features = transform(graph, step, features)
         return _convert(graph, model.steps[-1][1], features)
+    if isinstance(model, RecursiveForecaster):
+        return model, predict_recursively(graph, model, features, _convert)
     return model, predict(graph, model, features)
 
 

@@ -38,6 +38,7 @@ from sklearn.linear_model import (
     TweedieRegressor,
 )
 from sklearn.linear_model._base import LinearClassifierMixin, LinearModel
+from sklearn.multioutput import MultiOutputRegressor
 from sklearn.tree import (
     DecisionTreeClassifier,
     DecisionTreeRegressor,
@@ -357,6 +358,12 @@ def _stacking(graph: Graph, estimator: Any, features: Features) -> Answer:
     return predict(graph, estimator.final_estimator_, inputs)
 
 
+def _separate(graph: Graph, estimator: Any, features: Features) -> Answer:
+    """A model for each output."""
+    answers = [predict(graph, part, features).values or "" for part in estimator.estimators_]
+    return Answer(values=graph.add("Concat", *answers, axis=1))
+
+
 def _effect(graph: Graph, estimator: Any, features: Features) -> Answer:
     """The difference of two outcomes, and both of them."""
     outcomes = []
@@ -437,5 +444,6 @@ _CONVERTERS: dict[type, _Converter] = {
     VotingRegressor: _voting,
     StackingClassifier: _stacking,
     StackingRegressor: _stacking,
+    MultiOutputRegressor: _separate,
     TLearner: _effect,
 }

@@ -41,10 +41,12 @@ from serving.compilation.features import (
     refuse_where,
     rounded,
 )
+from serving.compilation.forecasts import transform_series
 from serving.compilation.graph import ML, Graph, text_tensor
 from serving.compilation.others import transform_with_skl2onnx
 from serving.engines.onnx import MISSING_TEXT
 from serving.errors import CompilationError
+from serving.forecasting import SeriesFeatures
 
 Features = list[Feature]
 
@@ -500,6 +502,7 @@ def _as_doubles(values: Sequence[Any], part: Any) -> np.ndarray:
 
 
 _CONVERTERS: dict[type, Callable[[Graph, Any, Features], Features]] = {
+    SeriesFeatures: transform_series,
     Pipeline: _pipeline,
     ColumnTransformer: _columns,
     FeatureUnion: _union,

@@ -213,11 +213,61 @@ class Split(Section):
             if not self.calibration:
                 names = "train, validation and test"
             raise ValueError(f"{names} must add up to 1, not {total:g}")
-        if self.strategy == "temporal" and self.temporal_column is None:
-            raise ValueError("strategy temporal needs temporal_column, the column to sort by")
         if self.group_column is not None and self.strategy != "grouped":
             raise ValueError(f"group_column needs strategy grouped, not {self.strategy}")
         return self
+
+
+Statistic = Literal["mean", "std", "min", "max"]
+Calendar = Literal[
+    "year", "quarter", "month", "day", "dayofyear", "dayofweek", "is_weekend", "hour", "minute"
+]
+
+
+class Rolling(Section):
+    """Statistics of the last values of a series."""
+
+    window: int = Field(ge=2, le=1_000)
+    """How many values."""
+    statistics: list[Statistic] = Field(default=["mean"], min_length=1)
+
+
+class Forecasting(Section):
+    """How far a time series is predicted, and from what.
+
+    The defaults are the features that Modern ML Pipeline makes.
+    """
+
+    horizon: int = Field(default=1, ge=1, le=1_000)
+    """How many values are predicted: that of the row's timestamp, and those that follow."""
+    strategy: Literal["direct", "recursive"] = "direct"
+    """A model for each step, or one model that also gets its own predictions."""
+    frequency: str | None = None
+    """The time between two values, as an alias of pandas such as `D` or `MS`; `rows`: any time."""
+    lags: list[int] = [1, 2, 3, 7, 14]
+    """Values that are features: 1 is the last one before the timestamp."""
+    rolling: list[Rolling] = [
+        Rolling(window=window, statistics=["mean", "std"]) for window in (3, 7, 14)
+    ]
+    calendar: list[Calendar] = ["year", "month", "day", "dayofweek", "quarter", "is_weekend"]
+    """Parts of the timestamp that are features."""
+
+    @field_validator("lags")
+    @classmethod
+    def _are_in_the_past(cls, lags: list[int]) -> list[int]:
+        for lag in lags:
+            if not 1 <= lag <= 1_000:
+                raise ValueError(f"must be between 1, the last value, and 1000 (is {lag})")
+        return sorted(set(lags))
+
+    @property
+    def history(self) -> int:
+        """How many values before the timestamp are needed."""
+        return max([0, *self.lags, *(one.window for one in self.rolling)])
+
+    def history_columns(self, target: str) -> list[str]:
+        """The model's columns of these values, the oldest first."""
+        return [f"{target}_lag_{lag}" for lag in range(self.history, 0, -1)]
 
 
 class Data(Section):
@@ -226,6 +276,8 @@ class Data(Section):
     loader: Loader = Loader()
     fetcher: Fetcher = Fetcher()
     data_interface: DataInterface
+    forecasting: Forecasting | None = None
+    """Only for time series."""
     split: Split = Split()
     example: dict[str, Any] = {}
     """Column values for the API's example; the other values are typical or invented."""
@@ -534,9 +586,48 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _is_split_by_time(self) -> Self:
+        if self.task_choice is not Task.TIMESERIES:
+            if self.data.forecasting is not None:
+                raise ValueError(
+                    f"data.forecasting: is only for the task timeseries, not {self.task_choice}"
+                )
+            return self
+        plan, time = self.data.split, self.data.data_interface.timestamp_column
+        if "strategy" in plan.model_fields_set and plan.strategy != "temporal":
+            raise ValueError(
+                f"data.split.strategy: a time series is split by time, never {plan.strategy}; "
+                "leave it out, or set it to temporal"
+            )
+        if plan.temporal_column not in (None, time):
+            raise ValueError(
+                f"data.split.temporal_column: must be the timestamp_column, '{time}', or be left "
+                "out"
+            )
+        return self
+
+    @property
+    def forecasting(self) -> Forecasting:
+        """The part `data.forecasting`, or its defaults."""
+        return self.data.forecasting or Forecasting()
+
+    @property
+    def history_columns(self) -> list[str]:
+        """The columns of the values before a timestamp, the oldest first; none for other tasks."""
+        target = self.data.data_interface.target_column
+        if self.task_choice is not Task.TIMESERIES or target is None:
+            return []
+        return self.forecasting.history_columns(target)
+
+    @model_validator(mode="after")
     def _groups_and_calibration(self) -> Self:
         plan = self.data.split
         entities = self.data.data_interface.entity_columns
+        is_series = self.task_choice is Task.TIMESERIES
+        if plan.strategy == "temporal" and plan.temporal_column is None and not is_series:
+            raise ValueError(
+                "data.split: strategy temporal needs temporal_column, the column to sort by"
+            )
         if plan.strategy == "stratified" and self.task_choice is not Task.CLASSIFICATION:
             raise ValueError(
                 "data.split.strategy: stratified is only for classification, "

@@ -14,6 +14,9 @@ from serving.contract.details import Detail
 from serving.contract.recipe import Recipe, Task
 from serving.errors import ContractError, ExtensionError
 
+HISTORY = "history"
+"""The field of a request with the values of a time series before the sample's timestamp."""
+
 OPEN_VALUES = 1_000_000
 """Lower bound of `most_values` for bodies that may have values other than those of columns."""
 
@@ -100,7 +103,11 @@ class APISchemaGenerator:
         self.columns = self._context_columns(entity_types or {}) + self.inputs
         self.request_fields = _public_names(request_fields)
         self.response_fields = _public_names(response_fields)
-        _check_names("RequestFields", self.request_fields, [c.name for c in self.columns])
+        self.history = self._history_columns()
+        """The inputs that a request has as one array, the oldest value first; empty if none."""
+        names = [column.name for column in self.columns if column.name not in self.history]
+        names += [HISTORY] if self.history else []
+        _check_names("RequestFields", self.request_fields, names)
         taken = [*_RESPONSE_FIELDS, *(detail.name for detail in details)]
         _check_names("ResponseFields", self.response_fields, taken)
         made_up = {column.name: column.spec.made_up for column in self.entities}
@@ -109,12 +116,22 @@ class APISchemaGenerator:
             given = {**made_up, **example}
         elif input_example:
             given = {**input_example, **made_up}
-        self.example = {c.name: given[c.name] for c in self.columns if c.name in given}
+        self.example = {name: given[name] for name in names if name in given}
+        if self.history and all(name in given for name in self.history):
+            self.example[HISTORY] = [given[name] for name in self.history]
         self.example |= _examples(request_fields)
 
     def generate_request_schema(self) -> type[BaseModel]:
-        """Create the model of one sample: a flat object of columns, without the target."""
+        """Create the model of one sample: a flat object of columns, without the target.
+
+        The history of a time series is one array of them.
+        """
         fields = self._fields(self.columns)
+        if self.history:
+            fields = {
+                key: field for key, field in fields.items() if field[1].alias not in self.history
+            }
+            fields[HISTORY] = self._history_field()
         return create_model(
             "PredictionRequest", __base__=self._request, __doc__="One sample.", **fields
         )
@@ -295,6 +312,8 @@ class APISchemaGenerator:
             return "is the target, which the model predicts; leave it out"
         if self.recipe and name == self.recipe.data.data_interface.treatment_column:
             return "is the treatment, whose effect the model predicts; leave it out"
+        if name in self.history:
+            return f"is item {self.history.index(name)} of {HISTORY}, counted from 0; send that"
         known = [*(column.name for column in self.columns), *self.request_fields.values()]
         return f"unknown field{did_you_mean(name, known)}"
 
@@ -337,12 +356,42 @@ class APISchemaGenerator:
                     f"({', '.join(taken)})"
                 )
         for name in taken:
-            if name not in features and name not in interface.roles:
+            if name not in (*features, *interface.roles, *self.recipe.history_columns):
                 raise ContractError(
                     f"the model's signature asks for the column '{name}', "
                     "which the recipe's data_interface does not list"
                 )
         return list(self.signature.inputs)
+
+    def _history_columns(self) -> list[str]:
+        """The columns of the history among the inputs, checked against the recipe."""
+        wanted = self.recipe.history_columns if self.recipe else []
+        taken = [column.name for column in self.inputs if column.name in wanted]
+        if taken and taken != wanted:
+            raise ContractError(
+                f"the recipe's history is {', '.join(wanted)}, and the model's signature has "
+                f"{', '.join(taken)}"
+            )
+        if taken and HISTORY in [column.name for column in self.columns]:
+            raise ContractError(f"the column '{HISTORY}' has the name of the field of past values")
+        return taken
+
+    def _history_field(self) -> tuple[Any, Any]:
+        assert self.recipe is not None
+        interface = self.recipe.data.data_interface
+        count = len(self.history)
+        seen = [self._profile.get(name, {}) for name in self.history]
+        description = (
+            f"The {count} values of {interface.target_column} before {interface.timestamp_column}, "
+            "the oldest first"
+        )
+        if all("minimum" in one for one in seen):
+            low, high = min(one["minimum"] for one in seen), max(one["maximum"] for one in seen)
+            description += f"; {low} to {high} in training"
+        spec = COLUMN_TYPES["double"]
+        return list[spec.annotation], Field(  # type: ignore[name-defined]  # made at run time
+            min_length=count, max_length=count, description=description, title=HISTORY
+        )
 
     def _context_columns(self, entity_types: Mapping[str, str]) -> list[Column]:
         """Request columns that the model does not take: entities, and the time of a series."""

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from serving.contract.columns import Row
-from serving.contract.schema import APISchemaGenerator, label_name
+from serving.contract.schema import HISTORY, APISchemaGenerator, label_name
 from serving.engines.base import REFUSALS, Engine, Predictions
 from serving.engines.bisection import bisect
 from serving.errors import ContractError, ExtensionError, Refused, RowError
@@ -88,6 +88,12 @@ class ServedModel:
         self._names = [column.name for column in schemas.columns]
         self._attributes = [f"column_{index}" for index in range(len(self._names))]
         self._values_of = attrgetter(*self._attributes)
+        # The history of a time series is one field of a request, and many columns.
+        history = schemas.history
+        self._history = slice(0)
+        if history:
+            first = self._names.index(history[0])
+            self._history = slice(first, first + len(history))
         # The number of columns in a request before those that the model takes.
         self._context = len(schemas.columns) - len(schemas.inputs)
         self._read = self.engine.reader(schemas.columns[self._context :])
@@ -104,26 +110,62 @@ class ServedModel:
 
     def rows(self, samples: Sequence[BaseModel]) -> list[Row]:
         """The samples' values in the order of `schemas.columns`."""
+        if self._has_history(samples):
+            return [self._row_with_history(sample) for sample in samples]
         values = self._values_of
         if len(self._names) == 1:  # attrgetter of one name does not return a tuple
             return [(values(sample),) for sample in samples]
         return [values(sample) for sample in samples]
 
+    def _has_history(self, samples: Sequence[BaseModel]) -> bool:
+        """Whether the samples have the history in one field; rows in MLflow's protocol do not."""
+        return bool(self.schemas.history and samples) and hasattr(samples[0], HISTORY)
+
+    def _row_with_history(self, sample: BaseModel) -> Row:
+        before, after = (
+            self._attributes[: self._history.start],
+            self._attributes[self._history.stop :],
+        )
+        values = [getattr(sample, attribute) for attribute in before]
+        values += getattr(sample, HISTORY)
+        values += [getattr(sample, attribute) for attribute in after]
+        return values
+
     def records(self, samples: Sequence[BaseModel]) -> list[Record]:
         """The samples as hooks see them: columns and additional fields by name."""
         names = dict(zip(self._names, self._attributes, strict=True))
         names |= {public: name for name, public in self.schemas.request_fields.items()}
+        if self._has_history(samples):
+            names = {name: one for name, one in names.items() if name not in self.schemas.history}
+            names[HISTORY] = HISTORY
         return [
-            {name: getattr(one, attribute) for name, attribute in names.items()} for one in samples
+            self._with_history({name: getattr(one, attribute) for name, attribute in names.items()})
+            for one in samples
         ]
+
+    def _with_history(self, record: Record) -> Record:
+        """The record with its history as one list."""
+        if self.schemas.history and HISTORY not in record:
+            record[HISTORY] = [record.pop(name) for name in self.schemas.history]
+        return record
 
     def rows_of(self, records: Sequence[Record]) -> list[Row]:
         """The values of `schemas.columns` in the records that a hook returned.
 
         Raises `ExtensionError` naming a column that the hook removed.
         """
+        history = self.schemas.history
         try:
+            if history:
+                records = [
+                    {**record, **dict(zip(history, record[HISTORY], strict=True))}
+                    for record in records
+                ]
             return [[record[name] for name in self._names] for record in records]
+        except ValueError as exc:
+            raise ExtensionError(
+                f"before_predict: {HISTORY} must keep its {len(history)} values"
+            ) from exc
         except KeyError as exc:
             raise ExtensionError(f"before_predict: a row has no column {exc}") from exc
 
@@ -143,6 +185,7 @@ class ServedModel:
     def answer_records(self, records: list[Record], hooks: PredictionHooks) -> list[Record]:
         """Predict rows that do not come from a request; raises as `answer` does."""
         context = hooks.context()
+        records = [self._with_history(record) for record in records]
         records = hooks.run(hooks.before(records, context))
         rows = self.rows_of(records)
         answers = list(self.answers(rows, self.predict_or_blame(rows)))

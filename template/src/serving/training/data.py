@@ -12,6 +12,7 @@ from pandas.api.types import is_float_dtype
 from serving.config.settings import Settings
 from serving.contract.columns import Column
 from serving.contract.recipe import Loader, Recipe, Task
+from serving.data import series
 from serving.data.frames import read_source
 from serving.data.tables import (
     infer_column,
@@ -35,15 +36,19 @@ class Dataset:
 
     features: pd.DataFrame
     """Shape (rows, features), with the dtypes that the served model will get."""
-    target: "pd.Series[Any] | None"
-    """Shape (rows,); None for clustering."""
+    target: "pd.Series[Any] | pd.DataFrame | None"
+    """Shape (rows,); (rows, horizon) for a time series with several steps; None for clustering."""
     treatment: "pd.Series[Any] | None"
     """Shape (rows,), 0 or 1; None for tasks other than causal."""
     feature_columns: list[Column]
     target_column: Column | None
     entity_columns: list[Column]
+    entities: pd.DataFrame
+    """Shape (rows, entities)."""
     time: "pd.Series[Any] | None"
-    """Shape (rows,): the column that a temporal split sorts by."""
+    """Shape (rows,): the column that a temporal split sorts by; the timestamp of a time series."""
+    frequency: str | None
+    """The time between two values of a time series, if it is always the same."""
     groups: "pd.Series[Any] | None"
     """Shape (rows,): the number of each row's group, whose rows a grouped split keeps together."""
     seen: Profile
@@ -57,7 +62,7 @@ class Dataset:
     inspection: Inspection
     """Every column of the table, and what looks wrong."""
 
-    def target_of(self, rows: Any) -> "pd.Series[Any] | None":
+    def target_of(self, rows: Any) -> "pd.Series[Any] | pd.DataFrame | None":
         """The target of some of the rows, by their labels in the index."""
         return None if self.target is None else self.target.loc[rows]
 
@@ -95,17 +100,23 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
     require_columns(frame, list(interface.roles), path, "named in the recipe's data_interface")
     features = recipe.data.features_of(list(frame.columns))
     require_columns(frame, features, path, "named in the recipe's feature_columns")
-    if not features:
-        raise DataError(f"{path}: no column is left to learn from")
 
     target = None if recipe.task_choice is Task.CLUSTERING else interface.target_column
     rows = len(frame)
     if frame.empty:
         raise DataError(f"{path}: has no rows")
-    if target is not None:
+    arranged = None
+    if recipe.task_choice is Task.TIMESERIES:
+        arranged = series.arrange(recipe, frame, path)
+        frame = arranged.frame
+        time = [str(interface.timestamp_column)] if recipe.forecasting.calendar else []
+        features = list(dict.fromkeys([*time, *recipe.history_columns, *features]))
+    elif target is not None:
         frame = frame.dropna(subset=[target]).reset_index(drop=True)
     if frame.empty:
         raise DataError(f"{path}: the target column '{target}' has no values")
+    if not features:
+        raise DataError(f"{path}: no column is left to learn from")
     if target is not None and recipe.task_choice is Task.CLASSIFICATION:
         frame[target] = _as_classes(frame[target])
     treatment = None
@@ -128,27 +139,38 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
     targets = [] if target_column is None else [target_column]
     columns = [*time_columns, *entity_columns, *feature_columns, *targets]
     typed = pd.DataFrame(to_table(frame, columns, path))
-    seen = profile(typed, feature_columns)
-    example = make_example(recipe.data.example, [*entity_columns, *feature_columns], seen)
+    seen = profile(typed, [*time_columns, *feature_columns] if arranged else feature_columns)
+    asked = {column.name: column for column in [*entity_columns, *feature_columns]}
+    if arranged:
+        asked = {column.name: column for column in time_columns} | asked
+    example = make_example(recipe.data.example, list(asked.values()), seen)
+    told = [column for column in columns if column.name not in recipe.history_columns]
+    inspection = inspect(
+        recipe,
+        frame.drop(columns=recipe.history_columns).assign(
+            **{column.name: typed[column.name] for column in told}
+        ),
+        {column.name: column for column in told},
+        zeros,
+    )
     return Dataset(
         features=typed[features],
-        target=None if target is None else typed[target],
+        target=arranged.target if arranged else None if target is None else typed[target],
         treatment=treatment,
         feature_columns=feature_columns,
         target_column=target_column,
         entity_columns=entity_columns,
+        entities=typed[[column.name for column in entity_columns]],
         time=typed[time_columns[0].name] if time_columns else None,
+        frequency=arranged.frequency if arranged else None,
         groups=_groups(recipe, frame, path),
         seen=seen,
         example=example,
         example_features=pd.DataFrame(to_table(pd.DataFrame([example]), feature_columns, path)),
-        dropped=rows - len(frame),
-        inspection=inspect(
-            recipe,
-            frame.assign(**{column.name: typed[column.name] for column in columns}),
-            {column.name: column for column in columns},
-            zeros,
-        ),
+        dropped=arranged.dropped if arranged else rows - len(frame),
+        inspection=replace(inspection, warnings=[*inspection.warnings, *arranged.warnings])
+        if arranged
+        else inspection,
     )
 
 
@@ -174,6 +196,8 @@ def _as_classes(target: "pd.Series[Any]") -> "pd.Series[Any]":
 
 def _time_columns(recipe: Recipe, frame: pd.DataFrame, path: str) -> list[Column]:
     """The column that a temporal split sorts by; it does not have to be a feature."""
+    if recipe.task_choice is Task.TIMESERIES:
+        return [Column(str(recipe.data.data_interface.timestamp_column), "datetime")]
     name = recipe.data.split.temporal_column
     if recipe.data.split.strategy != "temporal" or name is None:
         return []

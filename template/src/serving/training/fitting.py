@@ -5,6 +5,8 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import pandas as pd
+
 from serving.contract.recipe import Recipe, Task
 from serving.errors import RecipeError, ServingError, TrainingError
 from serving.redaction import first_line
@@ -43,7 +45,7 @@ def check_plan(
         return
     assert data.target is not None
     is_calibrated = recipe.model.calibration.enabled
-    if is_calibrated:
+    if is_calibrated and isinstance(data.target, pd.Series):
         check_calibration(recipe, pipeline, data.target, parts["calibration"])
     if recipe.evaluation.metrics is not None and not is_calibrated:
         require_probabilities(chosen, pipeline, "evaluation.metrics")
@@ -55,7 +57,7 @@ def check_plan(
         folds(recipe, data, parts["train"], recipe.evaluation.cross_validation)
 
 
-_SUPERVISED = (Task.CLASSIFICATION, Task.REGRESSION)
+_SUPERVISED = (Task.CLASSIFICATION, Task.REGRESSION, Task.TIMESERIES)
 """The tasks whose answers can be compared with the target, row by row."""
 
 
@@ -90,7 +92,7 @@ def trial_score(
     divided = folds(recipe, data, train, count) if validation is None else []
 
     def scored(values: Mapping[str, Any]) -> float:
-        pipeline = build_pipeline(recipe, data.feature_columns, values)
+        pipeline = build_pipeline(recipe, data.feature_columns, values, data.frequency)
         if validation is None:
             found = cross_validate(pipeline, features, target, divided, {name: metric})
             scores = {key: float(one.mean()) for key, one in found.items()}
@@ -193,7 +195,7 @@ def evaluated(
     values = _evaluated(pipeline, recipe, data, told, chosen)
     if (held_out := held_out_part(parts)) and recipe.task_choice in _SUPERVISED:
         train = parts["train"]
-        baseline = make_baseline(recipe.task_choice)
+        baseline = make_baseline(recipe)
         baseline.fit(data.features.loc[train], data.target_of(train))
         values |= _evaluated(baseline, recipe, data, {"baseline": parts[held_out]}, chosen)
     return values

@@ -57,6 +57,13 @@ def _one_vs_rest(score: Any) -> Metric:
     return Metric(of, from_probabilities=True)
 
 
+def _smape(actual: Any, predicted: Any) -> float:
+    """The symmetric error: its share of the mean of both values, from 0 to 2; 0 for two zeros."""
+    actual, predicted = np.asarray(actual, dtype=np.float64), np.asarray(predicted)
+    size = (np.abs(actual) + np.abs(predicted)) / 2
+    return float(np.mean(np.abs(actual - predicted) / np.where(size == 0, 1, size)))
+
+
 def _averaged(score: Any, average: str) -> Metric:
     return _of_values(score, average=average, zero_division=0)
 
@@ -84,6 +91,7 @@ _REGRESSION = {
     "medae": _of_values(metrics.median_absolute_error, is_loss=True),
     "explained_variance": _of_values(metrics.explained_variance_score),
 }
+_TIMESERIES = _REGRESSION | {"smape": _of_values(_smape, is_loss=True)}
 _ALIASES = {
     "precision": "precision_weighted",
     "recall": "recall_weighted",
@@ -98,17 +106,27 @@ _ALIASES = {
 _BY_TASK: dict[Task, Mapping[str, Any]] = {
     Task.CLASSIFICATION: _CLASSIFICATION,
     Task.REGRESSION: _REGRESSION,
+    Task.TIMESERIES: _TIMESERIES,
     Task.CLUSTERING: CLUSTER_METRICS,
     Task.CAUSAL: EFFECT_METRICS,
 }
 _USUAL = {
     Task.CLASSIFICATION: list(_CLASSIFICATION)[:6],
     Task.REGRESSION: list(_REGRESSION)[:3],
+    Task.TIMESERIES: ["mae", "rmse", "smape"],
     Task.CLUSTERING: list(CLUSTER_METRICS),
     Task.CAUSAL: list(EFFECT_METRICS),
 }
-_MAIN = {Task.CLASSIFICATION: "f1_weighted", Task.REGRESSION: "rmse"}
-_OPTIMIZED = {Task.CLASSIFICATION: "accuracy", Task.REGRESSION: "r2"}
+_MAIN = {
+    Task.CLASSIFICATION: "f1_weighted",
+    Task.REGRESSION: "rmse",
+    Task.TIMESERIES: "mae",
+}
+_OPTIMIZED = {
+    Task.CLASSIFICATION: "accuracy",
+    Task.REGRESSION: "r2",
+    Task.TIMESERIES: "rmse",
+}
 """As in Modern ML Pipeline."""
 
 OPTIMIZATION_METRIC = "model.hyperparameters.optimization_metric"
@@ -178,7 +196,7 @@ def require_probabilities(chosen: Mapping[str, Metric], pipeline: Any, key: str)
 def evaluate(
     pipeline: Any,
     features: pd.DataFrame,
-    target: "pd.Series[Any] | None",
+    target: "pd.Series[Any] | pd.DataFrame | None",
     parts: Mapping[str, pd.Index],
     chosen: Mapping[str, Any],
     seed: int = 0,
@@ -193,7 +211,7 @@ def evaluate(
     """
     if target is None:
         return evaluate_clusters(pipeline, features, parts, chosen, seed)
-    if treatment is not None:
+    if treatment is not None and isinstance(target, pd.Series):
         return evaluate_effects(pipeline, features, target, treatment, parts, chosen)
     values = {}
     for part, rows in parts.items():
@@ -203,13 +221,18 @@ def evaluate(
 
 
 def score(
-    pipeline: Any, features: pd.DataFrame, target: "pd.Series[Any]", chosen: Mapping[str, Metric]
+    pipeline: Any,
+    features: pd.DataFrame,
+    target: "pd.Series[Any] | pd.DataFrame",
+    chosen: Mapping[str, Metric],
 ) -> dict[str, float]:
     """Each metric on these rows; see `evaluate` for those that are left out."""
     classes = getattr(pipeline, "classes_", None)
     answers: dict[bool, Any] = {False: pipeline.predict(features)}
     # A class that the model was not fitted on has no probability.
-    is_known = isinstance(classes, np.ndarray) and np.isin(target.unique(), classes).all()
+    is_known = (
+        isinstance(classes, np.ndarray) and np.isin(pd.unique(np.ravel(target)), classes).all()
+    )
     if is_known and hasattr(pipeline, "predict_proba"):
         answers[True] = pipeline.predict_proba(features)
     values = {}

@@ -12,6 +12,7 @@ import pandas as pd
 from sklearn.base import is_classifier, is_clusterer, is_outlier_detector, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
+from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -31,6 +32,7 @@ from serving.config.yaml_file import did_you_mean
 from serving.contract.columns import Column
 from serving.contract.recipe import Model, Recipe, Step, Task
 from serving.errors import RecipeError
+from serving.forecasting import RecursiveForecaster, SeriesFeatures
 from serving.redaction import first_line
 from serving.training.causal import check_learner, econml_defaults, is_of_econml
 from serving.training.clustering import check_clusterer
@@ -41,7 +43,10 @@ _ANY_COLUMN = ("constant_fill", "transformer", *_ENCODERS)
 
 
 def build_pipeline(
-    recipe: Recipe, columns: Sequence[Column], tuned: Mapping[str, Any] | None = None
+    recipe: Recipe,
+    columns: Sequence[Column],
+    tuned: Mapping[str, Any] | None = None,
+    frequency: str | None = None,
 ) -> Pipeline:
     """Make the unfitted pipeline for a table of these columns.
 
@@ -53,10 +58,64 @@ def build_pipeline(
         recipe: its steps, its estimator and its seed.
         columns: the features.
         tuned: hyperparameters that tuning has chosen.
+        frequency: the time between two values of a time series.
 
     Raises `RecipeError` naming the key if a step does not fit its columns or the estimator cannot
     be made.
     """
+    estimator = build_estimator(recipe.model, tuned or {})
+    check_task(recipe, estimator)
+    steps: list[tuple[str, Any]] = []
+    if recipe.task_choice is Task.TIMESERIES:
+        series = _series_features(recipe, columns)
+        steps.append(("series", series))
+        columns = _columns_after(series, columns)
+    steps += [("columns", _preprocessing(recipe, columns)), ("model", estimator)]
+    pipeline = Pipeline(steps)
+    _seed(pipeline, recipe)
+    if recipe.task_choice is Task.TIMESERIES and recipe.forecasting.horizon > 1:
+        return _several_steps(recipe, pipeline, frequency)
+    return pipeline
+
+
+def _series_features(recipe: Recipe, columns: Sequence[Column]) -> SeriesFeatures:
+    plan, interface = recipe.forecasting, recipe.data.data_interface
+    made = {*recipe.history_columns, interface.timestamp_column}
+    return SeriesFeatures(
+        target=str(interface.target_column),
+        history=recipe.history_columns,
+        timestamp=str(interface.timestamp_column),
+        kept=[column.name for column in columns if column.name not in made],
+        lags=plan.lags,
+        rolling=[(one.window, statistic) for one in plan.rolling for statistic in one.statistics],
+        calendar=plan.calendar,
+    )
+
+
+def _columns_after(series: SeriesFeatures, columns: Sequence[Column]) -> list[Column]:
+    """The columns that the features of a series are, besides those that it keeps."""
+    kept = {column.name: column for column in columns if column.name in series.kept}
+    names = map(str, series.get_feature_names_out())
+    return [kept.get(name, Column(name, "double")) for name in names]
+
+
+def _several_steps(recipe: Recipe, pipeline: Pipeline, frequency: str | None) -> Pipeline:
+    """A pipeline that predicts as many values as the horizon has, from one that predicts one."""
+    plan, interface = recipe.forecasting, recipe.data.data_interface
+    if plan.strategy == "direct":
+        *before, (name, estimator) = pipeline.steps
+        return Pipeline([*before, (name, MultiOutputRegressor(estimator))])
+    forecaster = RecursiveForecaster(
+        pipeline,
+        plan.horizon,
+        recipe.history_columns,
+        interface.timestamp_column if plan.calendar else None,
+        frequency,
+    )
+    return Pipeline([("model", forecaster)])
+
+
+def _preprocessing(recipe: Recipe, columns: Sequence[Column]) -> ColumnTransformer:
     steps = recipe.preprocessor.steps if recipe.preprocessor else []
     chains = _chains(steps, columns)
     _check_polynomial(steps, chains)
@@ -66,16 +125,7 @@ def build_pipeline(
             (_transformers(steps, chain, kind), names) for (chain, kind), names in chains.items()
         )
     ]
-    estimator = build_estimator(recipe.model, tuned or {})
-    check_task(recipe, estimator)
-    pipeline = Pipeline(
-        [
-            ("columns", ColumnTransformer(transformers, verbose_feature_names_out=False)),
-            ("model", estimator),
-        ]
-    )
-    _seed(pipeline, recipe)
-    return pipeline
+    return ColumnTransformer(transformers, verbose_feature_names_out=False)
 
 
 def _seed(pipeline: Pipeline, recipe: Recipe) -> None:
@@ -223,6 +273,7 @@ _OTHER_TYPES: dict[Task, tuple[Callable[[Any], bool], ...]] = defaultdict(
     {
         Task.CLASSIFICATION: (is_regressor, is_clusterer),
         Task.REGRESSION: (is_classifier, is_clusterer),
+        Task.TIMESERIES: (is_classifier, is_clusterer),
         Task.CLUSTERING: (is_classifier, is_regressor, is_outlier_detector),
     },
 )

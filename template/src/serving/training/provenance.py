@@ -82,9 +82,11 @@ def fingerprint(data: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _learned(data: Dataset) -> "list[tuple[Column, pd.Series[Any]]]":
+def _learned(data: Dataset) -> "list[tuple[Column, pd.Series[Any] | pd.DataFrame]]":
     """The columns that the model learns from, and their values."""
-    found = [(column, data.features[column.name]) for column in data.feature_columns]
+    found: list[tuple[Column, pd.Series[Any] | pd.DataFrame]] = [
+        (column, data.features[column.name]) for column in data.feature_columns
+    ]
     if data.target_column is not None and data.target is not None:
         found.append((data.target_column, data.target))
     if data.treatment is not None:

@@ -1,5 +1,6 @@
 """Divide the rows into parts and into folds, as the recipe says."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ def split(recipe: Recipe, data: Dataset, path: str) -> dict[str, pd.Index]:
                 f"data.split.{name}: {path} has too few {unit} ({total}) for a share of {share:g}"
             )
     rows: Any = data.features.index
+    if recipe.task_choice is Task.TIMESERIES:
+        return _split_series(recipe, data, shares, path)
     if data.time is not None:
         rows = data.time.sort_values(kind="stable").index
     parts: dict[str, pd.Index] = {}
@@ -53,7 +56,7 @@ def split(recipe: Recipe, data: Dataset, path: str) -> dict[str, pd.Index]:
         rows, parts[name] = _divide(recipe, data, rows, count)
     parts = {"train": rows, **parts}
     if plan.strategy == "stratified":
-        assert data.target is not None
+        assert isinstance(data.target, pd.Series)
         _require_each_class(parts, data.target, path)
     return parts
 
@@ -69,8 +72,10 @@ def folds(recipe: Recipe, data: Dataset, rows: pd.Index, count: int) -> list[Fol
 
     Raises `DataError` naming the key if there are too few rows, groups or rows of a class.
     """
-    assert data.target is not None
-    target = data.target.loc[rows]
+    if recipe.task_choice is Task.TIMESERIES:
+        return _folds_of_series(recipe, data, rows, count)
+    target = data.target_of(rows)
+    assert isinstance(target, pd.Series)
     is_classes = recipe.task_choice is Task.CLASSIFICATION
     rarest = int(target.value_counts().min()) if is_classes else 0
     if recipe.data.split.strategy == "stratified" and rarest < count:
@@ -98,6 +103,51 @@ def folds(recipe: Recipe, data: Dataset, rows: pd.Index, count: int) -> list[Fol
         kind = StratifiedKFold if rarest >= count else KFold
         splitter = kind(count, **seeded)
     return list(splitter.split(np.zeros(len(rows)), target, groups))
+
+
+def _split_series(
+    recipe: Recipe, data: Dataset, shares: Mapping[str, float | None], path: str
+) -> dict[str, pd.Index]:
+    """Divide the rows by their times; the shares are shares of the times.
+
+    Between two parts, the times are left out from which a step would lead into the later part.
+    """
+    assert data.time is not None
+    times = np.unique(data.time.to_numpy())
+    gap = recipe.forecasting.horizon - 1
+    parts: dict[str, pd.Index] = {}
+    end = len(times)
+    for name, share in shares.items():
+        if not share:
+            continue
+        count = round(len(times) * share)
+        if count < 1 or end - count - gap < 1:
+            raise DataError(
+                f"data.split.{name}: {path} has too few times ({len(times)}) for a share of "
+                f"{share:g}" + (f" and a gap of {gap} steps before it" if gap else "")
+            )
+        parts[name] = data.time.index[data.time.isin(times[end - count : end])]
+        end -= count + gap
+    return {"train": data.time.index[data.time.isin(times[:end])], **parts}
+
+
+def _folds_of_series(recipe: Recipe, data: Dataset, rows: pd.Index, count: int) -> list[Fold]:
+    """Folds that test on later times than they fit on, without a step from one into the other."""
+    assert data.time is not None
+    time = data.time.loc[rows].to_numpy()
+    times = np.unique(time)
+    gap = recipe.forecasting.horizon - 1
+    try:
+        divided = list(TimeSeriesSplit(count, gap=gap).split(times))
+    except ValueError:
+        raise DataError(
+            f"evaluation.cross_validation: the train part has too few times ({len(times)}) for "
+            f"{count} folds" + (f" with a gap of {gap} steps" if gap else "")
+        ) from None
+    return [
+        (np.flatnonzero(np.isin(time, times[fit])), np.flatnonzero(np.isin(time, times[test])))
+        for fit, test in divided
+    ]
 
 
 def _divide(recipe: Recipe, data: Dataset, rows: Any, count: int) -> tuple[Any, Any]:

@@ -26,6 +26,7 @@ from serving.redaction import first_line, redact
 from serving.store import tracking
 from serving.store.sqlite import file_of, follow_move, is_relative
 from serving.training import fitting, gate, progress
+from serving.training.backtest import backtest, log_backtest
 from serving.training.data import Dataset, load_dataset
 from serving.training.inspection import Inspection
 from serving.training.metrics import chosen_metrics, optimized_metric
@@ -36,8 +37,6 @@ from serving.training.report import PAGE, REPORT, Facts, now, write_report
 from serving.training.splitting import split
 
 logger = logging.getLogger(__name__)
-
-_TASKS = (Task.CLASSIFICATION, Task.REGRESSION, Task.CLUSTERING, Task.CAUSAL)
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,6 @@ def _train(
     data_path: str | Path | None,
     inspected: Callable[[Inspection], None],
 ) -> TrainingResult:
-    if recipe.task_choice not in _TASKS:
-        raise RecipeError(
-            f"task_choice: '{recipe.task_choice}' cannot be trained yet; "
-            f"supported are {', '.join(_TASKS)}"
-        )
     _check_stage(recipe)
     interface = recipe.data.data_interface
     if recipe.task_choice is Task.CLUSTERING and interface.target_column is not None:
@@ -112,7 +106,7 @@ def _train(
     data = load_dataset(recipe, source, settings)
     inspected(data.inspection)
     parts = split(recipe, data, redact(source))
-    pipeline = build_pipeline(recipe, data.feature_columns)
+    pipeline = build_pipeline(recipe, data.feature_columns, frequency=data.frequency)
     fitting.check_plan(pipeline, recipe, data, parts, chosen)
     progress.step("opening the MLflow store")
     mlflow = _open_experiment(settings)
@@ -131,7 +125,7 @@ def _train(
             tuned: Mapping[str, Any] = {}
             if recipe.model.hyperparameters.tuning_enabled:
                 tuned = _tune(mlflow, recipe, data, parts)
-                pipeline = build_pipeline(recipe, data.feature_columns, tuned)
+                pipeline = build_pipeline(recipe, data.feature_columns, tuned, data.frequency)
             metrics = fitting.cross_validated(pipeline, recipe, data, parts["train"], chosen)
             fitting.fit(pipeline, recipe, data, parts["train"])
             if recipe.model.calibration.enabled:
@@ -141,6 +135,10 @@ def _train(
             _ask(pipeline, data)
             metrics |= fitting.evaluated(pipeline, recipe, data, parts, chosen)
             mlflow.log_metrics(metrics)
+            held_out = fitting.held_out_part(parts)
+            if recipe.task_choice is Task.TIMESERIES and held_out:
+                table = backtest(pipeline, recipe, data, parts[held_out])
+                log_backtest(mlflow, table, held_out)
             progress.step("logging the model")
             model_id = _log_model(pipeline, recipe, data, requirements)
             served = _settings_of(run.info.run_id, settings)
@@ -333,7 +331,7 @@ def _log_model(pipeline: Any, recipe: Recipe, data: Dataset, requirements: list[
             serialization_format="cloudpickle",
             signature=ModelSignature(
                 inputs=schema(*data.feature_columns),
-                outputs=Schema([ColSpec(_output_type(recipe, data))]),
+                outputs=Schema(_outputs(recipe, data)),
             ),
             input_example=data.example_features,  # visible to everybody who can see the run
             pip_requirements=requirements,
@@ -347,11 +345,18 @@ def _log_model(pipeline: Any, recipe: Recipe, data: Dataset, requirements: list[
     return str(info.model_id)
 
 
-def _output_type(recipe: Recipe, data: Dataset) -> str:
-    """The MLflow type of a prediction: a number, an effect, the label of a cluster, or a class."""
-    if recipe.task_choice in (Task.REGRESSION, Task.CAUSAL):
-        return "double"
-    return "long" if data.target_column is None else data.target_column.type
+def _outputs(recipe: Recipe, data: Dataset) -> list[Any]:
+    """MLflow's type of a prediction: a number, an effect, the label of a cluster, or a class.
+
+    A time series has as many numbers as steps.
+    """
+    from mlflow.types import ColSpec
+
+    if recipe.task_choice is Task.TIMESERIES and recipe.forecasting.horizon > 1:
+        return [ColSpec("double", f"step_{k + 1}") for k in range(recipe.forecasting.horizon)]
+    if recipe.task_choice in (Task.REGRESSION, Task.CAUSAL, Task.TIMESERIES):
+        return [ColSpec("double")]
+    return [ColSpec("long" if data.target_column is None else data.target_column.type)]
 
 
 def _requirements(recipe: Recipe) -> list[str]:

@@ -75,6 +75,14 @@ def _task(facts: "Facts") -> str:
                 f"The model predicts by how much {treatment} changes {target}, from the columns "
                 "below."
             )
+        case Task.TIMESERIES:
+            plan, interface = facts.recipe.forecasting, facts.recipe.data.data_interface
+            steps = f"the next {plan.horizon} values" if plan.horizon > 1 else "the next value"
+            past = f"the {plan.history} values before" if plan.history else "the columns below"
+            return (
+                f"The model predicts {steps} of {target}, from {past}; "
+                f"the time is in {_code(str(interface.timestamp_column))}."
+            )
         case _:
             return f"The model predicts the number {target} from the columns below."
 

@@ -14,12 +14,16 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 from sklearn.inspection import permutation_importance
 
 from serving.contract.recipe import Task
+from serving.engines.base import single_output
 from serving.redaction import first_line
+from serving.training.backtest import backtest, error_by_step
+from serving.training.baseline import make_baseline
 from serving.training.causal import qini_curve
 from serving.training.report.labels import fonts, labels
 
@@ -111,7 +115,7 @@ class _Answers:
     @cached_property
     def predicted(self) -> Any:
         predicted = self.facts.pipeline.predict(self.facts.data.features.loc[self.rows])
-        return np.asarray(predicted).ravel()  # some regressors answer with a column
+        return single_output(np.asarray(predicted))  # some regressors answer with a column
 
     @cached_property
     def classes(self) -> list[Any]:
@@ -374,7 +378,7 @@ def _residuals(answers: _Answers, figure: Figure) -> _Drawing:
     axes.scatter(predicted, residuals, s=12, color=_BLUE, alpha=_alpha(actual), linewidths=0)
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual minus predicted")
-    everything = answers.actual - answers.predicted
+    everything = (answers.actual - answers.predicted).ravel()
     counts.hist(everything, bins="auto", orientation="horizontal", color=_BLUE, alpha=0.6)
     counts.set_xlabel("rows")
     return _Drawing(
@@ -387,8 +391,9 @@ def _residuals(answers: _Answers, figure: Figure) -> _Drawing:
 
 def _points(answers: _Answers) -> tuple[Any, Any]:
     """Actual and predicted values, few enough for a scatter plot."""
-    step = -(-len(answers.actual) // MOST_POINTS)
-    return answers.actual[::step], answers.predicted[::step]
+    actual, predicted = answers.actual.ravel(), answers.predicted.ravel()
+    step = -(-len(actual) // MOST_POINTS)
+    return actual[::step], predicted[::step]
 
 
 def _alpha(points: Any) -> float:
@@ -508,6 +513,71 @@ def _cluster_sizes(answers: _Answers, figure: Figure) -> _Drawing:
     )
 
 
+def _forecast(answers: _Answers, figure: Figure) -> _Drawing:
+    facts = answers.facts
+    data, horizon = facts.data, facts.recipe.forecasting.horizon
+    assert data.time is not None
+    rows, which = facts.parts[answers.part], ""
+    if keys := list(data.entities.columns):
+        names = data.entities.loc[rows].astype(str).agg(", ".join, axis=1)
+        chosen = names.mode().iloc[0]
+        rows = names.index[names == chosen]
+        [short], named = labels([chosen])
+        which = f" of {', '.join(keys)} {short}"
+    else:
+        named = {}
+    rows = rows[-MOST_POINTS:]
+    table = backtest(facts.pipeline, facts.recipe, data, rows)
+    time = "time" if "time" in table else "origin"
+    # Forecasts that do not overlap: those of each horizon-th time.
+    origins = np.unique(table["origin"].to_numpy())[::horizon]
+    if time == "origin":
+        table = table[table["step"] == 1]
+    elif horizon > 1:
+        table = table[table["origin"].isin(origins)]
+    figure.set_size_inches(7.4, 3.6)
+    axes = figure.subplots()
+    axes.plot(table[time], table["actual"], color=_GREY, linewidth=1.4, label="actual")
+    for i, (_, one) in enumerate(table.groupby("origin") if horizon > 1 else [(None, table)]):
+        label = "predicted" if i == 0 else None
+        axes.plot(one[time], one["predicted"], color=_BLUE, linewidth=1.4, label=label)
+    axes.set_ylabel(str(facts.recipe.data.data_interface.target_column))
+    axes.legend()
+    axes.tick_params(axis="x", rotation=30)
+    each = f"Each blue line is predicted at once, {horizon} steps ahead. " if horizon > 1 else ""
+    return _Drawing(
+        f"Forecast against actual{which}, {answers.part}",
+        f"{each}Where the blue line follows the grey one only one step later, the model does "
+        "little more than repeat the last value.",
+        named,
+    )
+
+
+def _error_by_step(answers: _Answers, figure: Figure) -> _Drawing:
+    facts = answers.facts
+    if facts.recipe.forecasting.horizon == 1:
+        raise _LeftOut("the model predicts one step")
+    data, train = facts.data, facts.parts["train"]
+    naive = make_baseline(facts.recipe).fit(data.features.loc[train], data.target_of(train))
+    axes = figure.subplots()
+    for model, color, label in (
+        (naive, _GREY, "baseline"),
+        (facts.pipeline, _BLUE, "model"),
+    ):
+        errors = error_by_step(backtest(model, facts.recipe, data, answers.rows))
+        axes.plot(errors.index, errors, color=color, marker="o", markersize=3, label=label)
+    axes.set_xlabel("step")
+    axes.set_ylabel("mean absolute error")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend()
+    return _Drawing(
+        f"Error by step, {answers.where}",
+        "How far the prediction of each step is off on average. Later steps are harder; from the "
+        "step on at which the model reaches the baseline, it knows no more than past values say.",
+    )
+
+
 _PLOTS: dict[Task, dict[str, tuple[str, Callable[[_Answers, Figure], _Drawing]]]] = {
     Task.CLASSIFICATION: {
         "confusion_matrix": ("Confusion matrix", _confusion_matrix),
@@ -520,6 +590,12 @@ _PLOTS: dict[Task, dict[str, tuple[str, Callable[[_Answers, Figure], _Drawing]]]
         "predicted_against_actual": ("Predicted against actual", _predicted_against_actual),
         "residuals": ("Residuals", _residuals),
         "permutation_importance": ("Permutation importance", _importance),
+    },
+    Task.TIMESERIES: {
+        "forecast": ("Forecast against actual", _forecast),
+        "error_by_step": ("Error by step", _error_by_step),
+        "predicted_against_actual": ("Predicted against actual", _predicted_against_actual),
+        "residuals": ("Residuals", _residuals),
     },
     Task.CLUSTERING: {"cluster_sizes": ("Sizes of the clusters", _cluster_sizes)},
     Task.CAUSAL: {

@@ -51,7 +51,14 @@ def columns(facts: "Facts") -> Table:
     """Entities, features and the target, with what the profile lists of them."""
     data = facts.data
     rows: list[Row] = [(c.name, "entity", c.type, "", "", "") for c in data.entity_columns]
+    history = facts.recipe.history_columns
+    if history:
+        lows, highs = zip(*((_limits(data.seen[name])) for name in history), strict=True)
+        name = f"{history[0]} to {history[-1]}" if len(history) > 1 else history[0]
+        rows.append((name, "history", "double", "", "", f"{min(lows):.6g} to {max(highs):.6g}"))
     for column in data.feature_columns:
+        if column.name in history:
+            continue
         seen = data.seen.get(column.name, {})
         missing = data.features[column.name].isna().mean()
         rows.append(
@@ -107,6 +114,10 @@ def metadata(facts: "Facts") -> dict[str, str]:
     """The recipe's own texts about the model: `description`, `intended_use`, ..."""
     written = facts.recipe.as_written().get("metadata") or {}
     return {str(key): str(value) for key, value in written.items() if value not in (None, "")}
+
+
+def _limits(seen: Mapping[str, Any]) -> tuple[float, float]:
+    return float(seen["minimum"]), float(seen["maximum"])
 
 
 def _range(seen: Mapping[str, Any]) -> str:
