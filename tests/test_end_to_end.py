@@ -226,6 +226,64 @@ def test_the_effect_of_a_treatment_on_penguins(project: Path) -> None:
         assert correlation([one["prediction"] for one in batch], effects) > 0.8
 
 
+@pytest.mark.parametrize("strategy", ["direct", "recursive"])
+def test_the_temperatures_of_the_next_days(project: Path, strategy: str) -> None:
+    """The API, batch inference, and both forms of the model give the same forecasts."""
+    shutil.copy(ROOT / "tests/data/seattle.csv", project / "seattle.csv")
+    (project / "seattle.yaml").write_text(
+        """
+        name: seattle
+        task_choice: timeseries
+        data:
+          loader: {source_uri: seattle.csv}
+          data_interface: {target_column: high, timestamp_column: date, feature_columns: []}
+          forecasting:
+            horizon: 3
+            strategy: STRATEGY
+            lags: [1, 2, 7]
+            rolling: [{window: 7, statistics: [mean, std]}]
+            calendar: [dayofyear, dayofweek]
+        model:
+          class_path: sklearn.ensemble.HistGradientBoostingRegressor
+          compile: true
+        """.replace("STRATEGY", strategy),
+        encoding="utf-8",
+    )
+    run_id = train(project, "--recipe-path", "seattle.yaml")
+    checked = uv("run", "mmp", "check", "--run-id", run_id, cwd=project).stdout
+    assert "compiled: yes, 1,452 rows of data" in checked
+    assert "  date: timestamp, datetime\n" in checked
+    assert "  history: history, 7 numbers, the oldest first\n" in checked
+
+    days = list(csv.DictReader((project / "seattle.csv").open(encoding="utf-8")))
+    values = [float(day["high"]) for day in days]
+    rows = range(1_000, 1_400)
+    samples = [{"date": days[row]["date"], "history": values[row - 7 : row]} for row in rows]
+    with (project / "days.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["date", "history"])
+        table.writerows([one["date"], json.dumps(one["history"])] for one in samples)
+    steps = ("step_1", "step_2", "step_3")
+    found = {}
+    for engine in ("native", "onnx"):
+        with serve(project, "--run-id", run_id, "--engine", engine) as http:
+            example = request_schema(http.get("/openapi.json").json())["example"]
+            answer = http.post("/predict", json=example)
+            assert answer.status_code == 200, answer.text
+            batch = http.post("/predict/batch", json={"samples": samples}).json()["predictions"]
+            one = http.post("/predict", json=samples[7]).json()
+            assert one["prediction"] == pytest.approx(batch[7]["prediction"])
+        options = ("--run-id", run_id, "--engine", engine, "--data-path", "days.csv")
+        uv("run", "mmp", "batch-inference", *options, "-o", f"{engine}.csv", cwd=project)
+        written = list(csv.DictReader((project / f"{engine}.csv").open(encoding="utf-8")))
+        found[engine] = [[float(row[f"prediction_{step}"]) for step in steps] for row in written]
+        for row, one in zip(found[engine], batch, strict=True):
+            assert row == pytest.approx([one["prediction"][step] for step in steps])
+    for ours, theirs in zip(found["native"], found["onnx"], strict=True):
+        assert ours == pytest.approx(theirs)
+    assert correlation([one[2] for one in found["onnx"]], values[1_002:1_402]) > 0.7
+
+
 @pytest.mark.skipif(not LONG, reason="installs econml, which takes minutes: LONG_TESTS=1")
 def test_estimators_of_econml_are_trained_and_served(render: Render) -> None:
     project = render(project_name="With econml")

@@ -261,10 +261,11 @@ RECIPES = [
         recipe=("task_choice: classification", "task_choice: classify"),
     ),
     Command(
-        "chooses a task that cannot be trained",
+        "trains a time series from a table without times",
         TRAIN,
-        "{here}/recipe.yaml: task_choice: 'timeseries' cannot be trained yet; supported "
-        "are classification, regression, clustering, causal",
+        "data/penguins.csv: has no column 'date' (named in the recipe's data_interface); it has "
+        "penguin_id, species, island, bill_length_mm, bill_depth_mm, flipper_length_mm, "
+        "body_mass_g, sex",
         recipe=(
             _HEAD.format("classification", ""),
             _HEAD.format("timeseries", "timestamp_column: date\n    "),

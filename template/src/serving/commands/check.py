@@ -14,7 +14,7 @@ def run(
     choose_model(run_id, model_uri)
     settings = settings_with(config_path)
 
-    from serving.contract.schema import label_name
+    from serving.contract.schema import HISTORY, label_name
     from serving.model.hooks import PredictionHooks
     from serving.model.loading import load_model
     from serving.redaction import redact
@@ -32,7 +32,11 @@ def run(
     elif model.not_compiled:
         print(f"compiled: no, {model.not_compiled}")
     print("columns:")
+    if count := len(model.schemas.history):
+        print(f"  {HISTORY}: history, {count} numbers, the oldest first")
     for column in model.schemas.columns:
+        if column.name in model.schemas.history:
+            continue
         optional = "" if column.required else ", may be missing"
         print(f"  {column.name}: {model.schemas.role(column)}, {column.type}{optional}")
     print("answers:")

@@ -67,8 +67,11 @@ def predict_recursively(
 
 
 def _seconds(frequency: str) -> float:
+    offset = to_offset(frequency)
+    if isinstance(offset, pd.offsets.Week):
+        return offset.n * 604_800.0
     try:
-        return pd.Timedelta(to_offset(frequency)).total_seconds()  # type: ignore[arg-type]
+        return pd.Timedelta(offset).total_seconds()  # type: ignore[arg-type]
     except ValueError:
         raise CompilationError(
             f"RecursiveForecaster adds the frequency {frequency} to times, and its length varies; "

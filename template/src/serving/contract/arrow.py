@@ -62,6 +62,33 @@ def convert(values: pa.Array, column: Column, *, from_text: bool = False) -> Con
     return Converted(found, missing, _numpy(pc.and_(pc.is_null(found), pc.is_valid(given))))
 
 
+def items(values: pa.Array, count: int, *, from_text: bool = False) -> tuple[list[pa.Array], Any]:
+    """The items of arrays that must have `count` of them, as that many columns.
+
+    Args:
+        values: shape (rows,), of lists, or of text as in JSON: `[1.5, 2]`.
+        count: how many items.
+        from_text: the values are fields of a CSV file.
+
+    Returns the columns, each of shape (rows,), and a mask of the same shape, true for a value that
+    is not such an array; its items are null. Missing items are null, too.
+    """
+    if from_text:
+        is_array = pc.match_substring_regex(values, r"^\s*\[.*\]\s*$")
+        inner = pc.replace_substring_regex(_where(is_array, values), r"^\s*\[|\]\s*$", "")
+        values = pc.split_pattern(inner, ",")
+    is_list = pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
+    if not is_list and not pa.types.is_fixed_size_list(values.type):
+        return [pa.nulls(len(values))] * count, np.ones(len(values), dtype=bool)
+    fits = pc.fill_null(pc.equal(pc.list_value_length(values), count), False)
+    flat = values.filter(fits).flatten()
+    is_fit = _numpy(fits)
+    first = (np.cumsum(is_fit) - 1) * count
+    return [
+        flat.take(pa.array(first + position, mask=~is_fit)) for position in range(count)
+    ], ~is_fit
+
+
 def arrow_type(column: Column) -> pa.DataType | None:
     """The Arrow type of a column; None for the type `any`."""
     alias = column.spec.arrow

@@ -318,7 +318,9 @@ class APISchemaGenerator:
         return f"unknown field{did_you_mean(name, known)}"
 
     def role(self, column: Column) -> str:
-        """The role of a column: `entity`, `timestamp`, `treatment` or `feature`."""
+        """The role of a column: `entity`, `timestamp`, `treatment`, `history` or `feature`."""
+        if column.name in self.history:
+            return "history"
         roles = self.recipe.data.data_interface.roles if self.recipe else {}
         name = roles.get(column.name, "feature")
         return name.removesuffix("_columns").removesuffix("_column")

@@ -201,7 +201,8 @@ def _inferred(times: "pd.Series[Any]") -> str | None:
     usual = different[counts.argmax()]
     if (steps % usual).any() or counts.max() < len(steps) / 2:
         return None
-    return str(to_offset(pd.Timedelta(usual)).freqstr)
+    days, rest = divmod(usual, np.timedelta64(1, "D"))
+    return str(to_offset(pd.Timedelta(usual) if rest else f"{days}D").freqstr)
 
 
 def _on_grid(

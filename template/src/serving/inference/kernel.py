@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from serving.contract.arrow import arrow_type, convert
+from serving.contract.arrow import arrow_type, convert, items
 from serving.contract.columns import Column
+from serving.contract.schema import HISTORY
 from serving.data.base import require_columns
 from serving.errors import DataError
 from serving.inference.hooked import HookedAnswers
@@ -69,8 +70,18 @@ class Kernel:
             else PlainAnswers(model)
         )
         columns = model.schemas.columns
-        _check(schema.names, columns, [field.name for field in self._answers.fields])
         kept = {field.name: field for field in schema}
+        self._items: list[Column] = []
+        """The columns that are the items of one column of arrays."""
+        if HISTORY in kept:
+            self._items = [one for one in columns if one.name in model.schemas.history]
+            columns = [one for one in columns if one not in self._items]
+        elif history := [one for one in model.schemas.history if one not in kept]:
+            raise DataError(
+                f"has no column '{HISTORY}' with arrays of {len(model.schemas.history)} numbers, "
+                f"the past values of a row, and no column '{history[0]}'; it needs one or the other"
+            )
+        _check(schema.names, columns, [field.name for field in self._answers.fields])
         self._given = [column for column in columns if column.name in kept]
         self._absent = [column for column in columns if column.name not in kept]
         self._parsed: set[str] = set()
@@ -108,8 +119,16 @@ class Kernel:
         """The columns that the model knows, in their types, and the rows with wrong values."""
         found = {one.name: pa.nulls(rows.num_rows, arrow_type(one)) for one in self._absent}
         rejects: dict[int, Reject] = {}
-        for column in self._given:
-            name, values = column.name, rows.column(column.name)
+        given = [(column, rows.column(column.name)) for column in self._given]
+        if self._items:
+            arrays = rows.column(HISTORY)
+            columns, is_wrong = items(arrays, len(self._items), from_text=self._is_text)
+            given += zip(self._items, columns, strict=True)
+            rule = f"must be an array of {len(self._items)} numbers, the oldest first"
+            for index in np.flatnonzero(is_wrong).tolist():
+                rejects[index] = Reject(index, HISTORY, rule, _python(arrays[index]))
+        for column, values in given:
+            name = column.name
             converted = convert(values, column, from_text=self._is_text)
             found[name] = converted.values
             if converted.wrong is not None:

@@ -28,11 +28,14 @@ def split(recipe: Recipe, data: Dataset, path: str) -> dict[str, pd.Index]:
 
     A random split is stratified by class, or by treatment, if there are enough rows. The shares of
     a grouped split are shares of the groups. A temporal split tests on the latest rows.
+    A time series is divided by its times, so that all series are divided at the same time.
 
     Raises `DataError` naming the key if a part would be empty or a stratified split is impossible.
     """
     plan = recipe.data.split
     shares = {"test": plan.test, "validation": plan.validation, "calibration": plan.calibration}
+    if recipe.task_choice is Task.TIMESERIES:
+        return _split_series(recipe, data, shares, path)
     total, unit = len(data.features), "rows"
     if data.groups is not None:
         total, unit = data.groups.nunique(), "groups"
@@ -47,8 +50,6 @@ def split(recipe: Recipe, data: Dataset, path: str) -> dict[str, pd.Index]:
                 f"data.split.{name}: {path} has too few {unit} ({total}) for a share of {share:g}"
             )
     rows: Any = data.features.index
-    if recipe.task_choice is Task.TIMESERIES:
-        return _split_series(recipe, data, shares, path)
     if data.time is not None:
         rows = data.time.sort_values(kind="stable").index
     parts: dict[str, pd.Index] = {}
