@@ -261,11 +261,10 @@ RECIPES = [
         recipe=("task_choice: classification", "task_choice: classify"),
     ),
     Command(
-        "trains a time series from a table without times",
+        "divides a time series at random",
         TRAIN,
-        "data/penguins.csv: has no column 'date' (named in the recipe's data_interface); it has "
-        "penguin_id, species, island, bill_length_mm, bill_depth_mm, flipper_length_mm, "
-        "body_mass_g, sex",
+        "{here}/recipe.yaml: data.split.strategy: a time series is split by time, never random; "
+        "leave it out, or set it to temporal",
         recipe=(
             _HEAD.format("classification", ""),
             _HEAD.format("timeseries", "timestamp_column: date\n    "),

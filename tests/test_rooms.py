@@ -17,6 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "extensions": {"errors", "redaction"},
     "config": {"errors", "redaction", "extensions"},
     "causal": set(),
+    "forecasting": set(),
     "telemetry": BASIC,
     "contract": BASIC,
     "store": BASIC | {"contract"},
@@ -24,8 +25,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engines": BASIC | {"contract", "store"},
     "model": BASIC | {"contract", "store", "engines"},
     "inference": BASIC | {"contract", "store", "data", "engines", "model"},
-    "compilation": BASIC | {"causal", "contract", "store", "data", "engines", "model"},
-    "training": BASIC | {"causal", "contract", "store", "data", "engines", "model", "compilation"},
+    "compilation": BASIC
+    | {"causal", "forecasting", "contract", "store", "data", "engines", "model"},
+    "training": BASIC
+    | {"causal", "forecasting", "contract", "store", "data", "engines", "model", "compilation"},
     "runtime": BASIC | {"telemetry", "contract", "store", "engines", "model"},
     "api": BASIC | {"telemetry", "contract", "store", "engines", "model", "runtime"},
     "healthcheck": set(),
