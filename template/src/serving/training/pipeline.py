@@ -80,7 +80,9 @@ def build_pipeline(
 
 def _series_features(recipe: Recipe, columns: Sequence[Column]) -> SeriesFeatures:
     plan, interface = recipe.forecasting, recipe.data.data_interface
-    made = {*recipe.history_columns, interface.timestamp_column}
+    made = {*recipe.history_columns, interface.timestamp_column} - {
+        *(interface.feature_columns or [])  # a timestamp that is listed is a feature itself
+    }
     return SeriesFeatures(
         target=str(interface.target_column),
         history=recipe.history_columns,
