@@ -235,6 +235,8 @@ def test_estimators_answer_alike(
         [*IMPUTE, {"type": "one_hot_encoder", "columns": ["site", "visits", "wild"]}],
         [IMPUTE[0], {"type": "one_hot_encoder"}],  # a missing text is its own category
         [IMPUTE[0], {"type": "ordinal_encoder"}],
+        [IMPUTE[0], {"type": "catboost_encoder"}],
+        [*IMPUTE, {"type": "catboost_encoder", "columns": ["site", "visits", "wild", "seen"]}],
         [
             IMPUTE[0],
             {"type": "ordinal_encoder", "unknown_value": -5, "columns": ["site", "visits"]},
@@ -245,7 +247,7 @@ def test_estimators_answer_alike(
         [{"type": "constant_fill", "fill_value": -1}, STEPS[2], {"type": "min_max_scaler"}],
         [{"type": "constant_fill", "fill_value": "none"}, IMPUTE[0], STEPS[2]],
         [*STEPS[:3], {"type": "robust_scaler"}, {"type": "kbins_discretizer", "n_bins": 3}],
-        [*STEPS[:3], {"type": "kbins_discretizer", "strategy": "uniform"}],
+        [*STEPS[:3], {"type": "kbins_discretizer", "strategy": "uniform", "encode": "onehot"}],
         [
             *IMPUTE,
             STEPS[2],
@@ -256,6 +258,7 @@ def test_estimators_answer_alike(
             *STEPS,
             {
                 "type": "polynomial_features",
+                "interaction_only": True,
                 "columns": ["sepal length (cm)", "sepal width (cm)", "petal length (cm)"],
             },
         ],

@@ -155,7 +155,11 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
     )
     return Dataset(
         features=typed[features],
-        target=arranged.target if arranged else None if target is None else typed[target],
+        target=arranged.target
+        if arranged
+        else None
+        if target is None
+        else _as_learned(recipe, typed[target]),
         treatment=treatment,
         feature_columns=feature_columns,
         target_column=target_column,
@@ -192,6 +196,12 @@ def _as_classes(target: "pd.Series[Any]") -> "pd.Series[Any]":
     """Turn whole numbers, which pandas reads as floats if some are missing, back into integers."""
     is_whole = is_float_dtype(target.dtype) and np.equal(np.mod(target, 1), 0).all()
     return target.astype("int64") if is_whole else target
+
+
+def _as_learned(recipe: Recipe, target: "pd.Series[Any]") -> "pd.Series[Any]":
+    """An outcome of no and yes as 0 and 1, because an effect is a difference of numbers."""
+    is_outcome = recipe.task_choice is Task.CAUSAL and target.dtype == bool
+    return target.astype("int64") if is_outcome else target
 
 
 def _time_columns(recipe: Recipe, frame: pd.DataFrame, path: str) -> list[Column]:

@@ -30,14 +30,15 @@ from serving import extensions
 from serving.causal import EconML
 from serving.config.yaml_file import did_you_mean
 from serving.contract.columns import Column
-from serving.contract.recipe import Model, Recipe, Step, Task
+from serving.contract.recipe import TARGET_ENCODER, Model, Recipe, Step, Task
 from serving.errors import RecipeError
 from serving.forecasting import RecursiveForecaster, SeriesFeatures
 from serving.redaction import first_line
 from serving.training.causal import check_learner, econml_defaults, is_of_econml
 from serving.training.clustering import check_clusterer
+from serving.training.target_encoding import make_target_encoder
 
-_ENCODERS = ("one_hot_encoder", "ordinal_encoder")
+_ENCODERS = ("one_hot_encoder", "ordinal_encoder", TARGET_ENCODER)
 _IMPUTERS = ("simple_imputer", "constant_fill")
 _ANY_COLUMN = ("constant_fill", "transformer", *_ENCODERS)
 
@@ -122,7 +123,7 @@ def _preprocessing(recipe: Recipe, columns: Sequence[Column]) -> ColumnTransform
     transformers = [
         (f"columns_{i}", make_pipeline(*transformers) if transformers else "passthrough", names)
         for i, (transformers, names) in enumerate(
-            (_transformers(steps, chain, kind), names) for (chain, kind), names in chains.items()
+            (_transformers(recipe, chain, kind), names) for (chain, kind), names in chains.items()
         )
     ]
     return ColumnTransformer(transformers, verbose_feature_names_out=False)
@@ -320,7 +321,8 @@ def _chains(steps: Sequence[Step], columns: Sequence[Column]) -> dict[tuple[Chai
         chain = []
         encoded = column.type != "string"
         for index, step in enumerate(steps):
-            if not _suits(step, column):
+            is_again = step.type in _ENCODERS and any(steps[i].type in _ENCODERS for i in chain)
+            if not _suits(step, column) or (is_again and step.columns is None):
                 continue
             if not encoded and not _takes_text(step):
                 raise RecipeError(
@@ -365,8 +367,9 @@ def _check_polynomial(steps: Sequence[Step], chains: dict[tuple[Chain, str], lis
             )
 
 
-def _transformers(steps: Sequence[Step], chain: Chain, kind: str) -> list[Any]:
-    return [*_as_numbers(kind), *(_transformer(steps[index]) for index in chain)]
+def _transformers(recipe: Recipe, chain: Chain, kind: str) -> list[Any]:
+    steps = recipe.preprocessor.steps if recipe.preprocessor else []
+    return [*_as_numbers(kind), *(_transformer(steps[index], recipe) for index in chain)]
 
 
 def _as_numbers(kind: str) -> list[Any]:
@@ -384,7 +387,7 @@ def _as_numbers(kind: str) -> list[Any]:
     return []
 
 
-def _transformer(step: Step) -> Any:
+def _transformer(step: Step, recipe: Recipe) -> Any:
     match step.type:
         case "transformer":
             return _own_transformer(step)
@@ -405,6 +408,8 @@ def _transformer(step: Step) -> Any:
                 return OrdinalEncoder()
             unknown = -1 if step.unknown_value is None else step.unknown_value
             return OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=unknown)
+        case "catboost_encoder":
+            return make_target_encoder(recipe)
         case "standard_scaler":
             return StandardScaler()
         case "min_max_scaler":
@@ -413,10 +418,14 @@ def _transformer(step: Step) -> Any:
             return RobustScaler()
         case "kbins_discretizer":
             return KBinsDiscretizer(
-                n_bins=step.n_bins or 5, encode="ordinal", strategy=step.strategy or "quantile"
+                n_bins=step.n_bins or 5,
+                encode="onehot-dense" if step.encode == "onehot" else "ordinal",
+                strategy=step.strategy or "quantile",
             )
         case "polynomial_features":
-            return PolynomialFeatures(degree=step.degree or 2, include_bias=False)
+            return PolynomialFeatures(
+                degree=step.degree or 2, interaction_only=step.interaction_only, include_bias=False
+            )
 
 
 def _own_transformer(step: Step) -> Any:
