@@ -347,9 +347,11 @@ class Step(Section):
     values: dict[str, Any] | None = None
     """Arguments of its constructor."""
 
-    @field_validator("type", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _servable(cls, value: Any) -> Any:
+    def _servable(cls, content: Any) -> Any:
+        """Refuse a type of the format before its options are looked at, which are unknown here."""
+        value = content.get("type") if isinstance(content, Mapping) else None
         if value in ("drop_missing", "forward_fill", "backward_fill", "interpolation"):
             raise ValueError(
                 f"{value} uses other rows, which a request does not have; "
@@ -357,11 +359,11 @@ class Step(Section):
             )
         if value == "tree_based_feature_generator":
             raise ValueError(
-                f"{value} is not supported, because scikit-learn has no transformer that makes "
-                "features of trees which it fits to the target; set model.class_path to an "
-                "ensemble of trees, or use {type: transformer} with a class of your own"
+                f"{value} is not supported, because scikit-learn has no transformer that fits "
+                "trees to the target and returns their leaves; set model.class_path to an ensemble "
+                "of trees, or use {type: transformer} with a class of your own"
             )
-        return value
+        return content
 
     @model_validator(mode="after")
     def _own_options(self) -> Self:
@@ -372,7 +374,8 @@ class Step(Section):
                 raise ValueError(f"{self.type} has no option {key}; its options are {names}")
         strategies = _STRATEGIES.get(self.type)
         if strategies and self.strategy is not None and self.strategy not in strategies:
-            raise ValueError(f"strategy must be one of {', '.join(strategies)}")
+            hint = "; use constant_fill with fill_value" if self.strategy == "constant" else ""
+            raise ValueError(f"strategy must be one of {', '.join(strategies)}{hint}")
         if self.type == "constant_fill" and self.fill_value is None:
             raise ValueError("constant_fill needs fill_value")
         if self.type == "transformer" and (self.class_path is None or self.columns is None):

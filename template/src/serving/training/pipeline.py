@@ -146,6 +146,7 @@ def build_estimator(model: Model, tuned: Mapping[str, Any]) -> Any:
 
     Raises `RecipeError` naming the key and what is wrong with it.
     """
+    _check_library(model.class_path)
     estimator_class = _import_class(model.class_path, "model.class_path")
     check_clusterer(model.class_path, estimator_class)
     is_econml = is_of_econml(estimator_class)
@@ -164,6 +165,23 @@ def build_estimator(model: Model, tuned: Mapping[str, Any]) -> Any:
         return estimator_class(**values)
     except (TypeError, ValueError) as exc:
         raise RecipeError(f"model.hyperparameters.values: {first_line(exc)}") from None
+
+
+_OTHER_INTERFACES = {
+    "causalml": "use serving.causal.TLearner, or a class of econml",
+    "mmp": "use a class of another package",
+}
+"""Packages that recipes of Modern ML Pipeline name, and what to do instead."""
+
+
+def _check_library(class_path: str) -> None:
+    """Raise `RecipeError` for a package whose estimators cannot be used, even if it is there."""
+    package = class_path.partition(".")[0]
+    if package in _OTHER_INTERFACES:
+        raise RecipeError(
+            f"model.class_path: '{class_path}' cannot be used, because the estimators of {package} "
+            f"do not have the interface of scikit-learn; {_OTHER_INTERFACES[package]}"
+        )
 
 
 _VALUES = "model.hyperparameters.values"
@@ -318,7 +336,7 @@ def _chains(steps: Sequence[Step], columns: Sequence[Column]) -> dict[tuple[Chai
                 )
     groups: dict[tuple[Chain, str], list[str]] = defaultdict(list)
     for column in columns:
-        chain = []
+        chain: list[int] = []
         encoded = column.type != "string"
         for index, step in enumerate(steps):
             is_again = step.type in _ENCODERS and any(steps[i].type in _ENCODERS for i in chain)

@@ -1,5 +1,7 @@
 """Replace text by what the target is on average, without giving the target away."""
 
+from typing import Any
+
 import pandas as pd
 from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.preprocessing import TargetEncoder
@@ -26,7 +28,7 @@ def make_target_encoder(recipe: Recipe) -> TargetEncoder:
     return encoder.set_params(cv=folds)
 
 
-def check_target_encoding(recipe: Recipe, target: "pd.Series[object] | None") -> None:
+def check_target_encoding(recipe: Recipe, target: "pd.Series[Any] | None") -> None:
     """Before a fit, raise `DataError` naming the step if there are too few rows for cross fitting.
 
     Args:
