@@ -21,6 +21,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.metrics import r2_score
 
 PENGUINS = Path(__file__).parents[3] / "template" / "data" / "penguins.csv"
+SEATTLE = Path(__file__).parents[2] / "data" / "seattle.csv"
 ENCODE = {"type": "catboost_encoder"}
 IMPUTE = {"type": "simple_imputer", "strategy": "median"}
 LINEAR = "sklearn.linear_model.LinearRegression"
@@ -76,7 +77,7 @@ def wards(count: int = 200) -> Path:
     return Path("wards.csv")
 
 
-def fitted(plan: Recipe, path: Path) -> tuple[Any, pd.DataFrame, "pd.Series[Any]"]:
+def fitted(plan: Recipe, path: Path) -> tuple[Any, pd.DataFrame, Any]:
     data = load_dataset(plan, path)
     assert data.target is not None
     pipeline = build_pipeline(plan, data.feature_columns).fit(data.features, data.target)
@@ -198,6 +199,38 @@ def test_the_outcome_of_a_treatment_encodes_text(is_yes_or_no: bool, settings: S
     small, large = served.predict_rows([("s",), ("xl",)]).values
     assert small == pytest.approx(0, abs=0.1)
     assert large == pytest.approx(0 if is_yes_or_no else -2, abs=0.1)
+
+
+def test_the_next_value_of_a_series_encodes_text() -> None:
+    frame = pd.read_csv(SEATTLE)
+    frame["month"] = pd.to_datetime(frame["date"]).dt.month_name()
+    frame.to_csv("seattle.csv", index=False)
+
+    def plan(**forecasting: Any) -> Recipe:
+        return Recipe.model_validate(
+            {
+                "name": "seattle",
+                "task_choice": "timeseries",
+                "data": {
+                    "data_interface": {
+                        "target_column": "high",
+                        "timestamp_column": "date",
+                        "feature_columns": ["month"],
+                    },
+                    "forecasting": {"lags": [1], "rolling": [], "calendar": []} | forecasting,
+                },
+                "preprocessor": {"steps": [ENCODE]},
+                "model": {"class_path": LINEAR},
+            }
+        )
+
+    pipeline, features, _ = fitted(plan(), Path("seattle.csv"))
+    rows = features.head(2).assign(month=["January", "July"], high_lag_1=18.0)
+    winter, summer = pipeline.predict(rows)
+    assert winter < 18 < summer
+
+    with pytest.raises(ValueError, match="one target, but a horizon of 2 has one for each step"):
+        plan(horizon=2)
 
 
 def test_a_column_with_a_step_of_its_own_is_not_encoded_again() -> None:

@@ -635,13 +635,21 @@ class Recipe(Section):
         return self.forecasting.history_columns(target)
 
     @model_validator(mode="after")
-    def _no_encoding_without_a_target(self) -> Self:
+    def _has_one_target_to_encode_by(self) -> Self:
         steps = self.preprocessor.steps if self.preprocessor else []
         for index, step in enumerate(steps):
-            if step.type == TARGET_ENCODER and self.task_choice is Task.CLUSTERING:
+            if step.type != TARGET_ENCODER:
+                continue
+            if self.task_choice is Task.CLUSTERING:
                 raise ValueError(
                     f"preprocessor.steps.{index}: {TARGET_ENCODER} learns from the target, which "
                     "clustering does not have; use one_hot_encoder or ordinal_encoder"
+                )
+            if self.forecasting.horizon > 1 and self.forecasting.strategy == "direct":
+                raise ValueError(
+                    f"preprocessor.steps.{index}: {TARGET_ENCODER} learns from one target, but a "
+                    f"horizon of {self.forecasting.horizon} has one for each step; use "
+                    "one_hot_encoder or ordinal_encoder"
                 )
         return self
 

@@ -139,6 +139,7 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
     targets = [] if target_column is None else [target_column]
     columns = [*time_columns, *entity_columns, *feature_columns, *targets]
     typed = pd.DataFrame(to_table(frame, columns, path))
+    learned = None if target is None else _as_learned(recipe, typed[target])
     seen = profile(typed, [*time_columns, *feature_columns] if arranged else feature_columns)
     asked = {column.name: column for column in [*entity_columns, *feature_columns]}
     if arranged:
@@ -155,11 +156,7 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
     )
     return Dataset(
         features=typed[features],
-        target=arranged.target
-        if arranged
-        else None
-        if target is None
-        else _as_learned(recipe, typed[target]),
+        target=arranged.target if arranged else learned,
         treatment=treatment,
         feature_columns=feature_columns,
         target_column=target_column,

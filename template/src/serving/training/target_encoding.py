@@ -28,12 +28,12 @@ def make_target_encoder(recipe: Recipe) -> TargetEncoder:
     return encoder.set_params(cv=folds)
 
 
-def check_target_encoding(recipe: Recipe, target: "pd.Series[Any] | None") -> None:
+def check_target_encoding(recipe: Recipe, target: "pd.Series[Any] | pd.DataFrame | None") -> None:
     """Before a fit, raise `DataError` naming the step if there are too few rows for cross fitting.
 
     Args:
         recipe: its steps and its task.
-        target: shape (rows of the train part,); None for clustering, which has no such step.
+        target: of the train part, shape (rows,) or (rows, steps); None for clustering.
     """
     steps = recipe.preprocessor.steps if recipe.preprocessor else []
     positions = [index for index, step in enumerate(steps) if step.type == TARGET_ENCODER]
