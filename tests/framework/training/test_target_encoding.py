@@ -1,5 +1,6 @@
 """The step `catboost_encoder`: text becomes the mean target of its rows, without leakage."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from fastapi.testclient import TestClient
 from serving.api.app import create_app
 from serving.config.settings import ServingSettings, Settings
 from serving.contract.recipe import Recipe, load_recipe
-from serving.errors import DataError, RecipeError
+from serving.errors import DataError, RecipeError, TrainingError
 from serving.model.loading import load_model
 from serving.training.data import load_dataset
 from serving.training.pipeline import build_pipeline
@@ -231,6 +232,26 @@ def test_the_next_value_of_a_series_encodes_text() -> None:
 
     with pytest.raises(ValueError, match="one target, but a horizon of 2 has one for each step"):
         plan(horizon=2)
+
+
+@pytest.mark.parametrize(
+    ("steps", "hint"),
+    [
+        ((IMPUTE,), "the column 'sex' is text that no preprocessor step encodes"),
+        (
+            (IMPUTE, {"type": "ordinal_encoder"}),
+            "the column 'sex' has missing values that no preprocessor step fills: add a step such "
+            "as {type: simple_imputer, strategy: most_frequent}",
+        ),
+    ],
+)
+def test_why_all_trials_fail_on_text(
+    steps: tuple[dict[str, Any], ...], hint: str, settings: Settings
+) -> None:
+    model = {"hyperparameters": TUNED}
+    plan = recipe("species", ["sex"], "classification", LOGISTIC, steps, model)
+    with pytest.raises(TrainingError, match=re.escape(hint)):
+        train(plan, settings, PENGUINS)
 
 
 def test_a_column_with_a_step_of_its_own_is_not_encoded_again() -> None:

@@ -313,10 +313,14 @@ def likely_cause(recipe: Recipe, columns: Sequence[Column]) -> str:
                 "add a step such as {type: one_hot_encoder}"
             )
     for column in columns:
-        if not column.required and not reached(column, *_ENCODERS, *_IMPUTERS):
+        # An ordinal encoder leaves missing values missing.
+        if not column.required and not reached(
+            column, "one_hot_encoder", TARGET_ENCODER, *_IMPUTERS
+        ):
+            strategy = "most_frequent" if column.type == "string" else "median"
             return (
                 f"; the column '{column.name}' has missing values that no preprocessor step fills: "
-                "add a step such as {type: simple_imputer, strategy: median}"
+                f"add a step such as {{type: simple_imputer, strategy: {strategy}}}"
             )
     return ""
 
