@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,8 @@ def test_estimators_answer_alike(
         [*IMPUTE, {"type": "one_hot_encoder", "columns": ["site", "visits", "wild"]}],
         [IMPUTE[0], {"type": "one_hot_encoder"}],  # a missing text is its own category
         [IMPUTE[0], {"type": "ordinal_encoder"}],
+        [IMPUTE[0], {"type": "catboost_encoder"}],
+        [*IMPUTE, {"type": "catboost_encoder", "columns": ["site", "visits", "wild", "seen"]}],
         [
             IMPUTE[0],
             {"type": "ordinal_encoder", "unknown_value": -5, "columns": ["site", "visits"]},
@@ -245,7 +248,7 @@ def test_estimators_answer_alike(
         [{"type": "constant_fill", "fill_value": -1}, STEPS[2], {"type": "min_max_scaler"}],
         [{"type": "constant_fill", "fill_value": "none"}, IMPUTE[0], STEPS[2]],
         [*STEPS[:3], {"type": "robust_scaler"}, {"type": "kbins_discretizer", "n_bins": 3}],
-        [*STEPS[:3], {"type": "kbins_discretizer", "strategy": "uniform"}],
+        [*STEPS[:3], {"type": "kbins_discretizer", "strategy": "uniform", "encode": "onehot"}],
         [
             *IMPUTE,
             STEPS[2],
@@ -256,6 +259,7 @@ def test_estimators_answer_alike(
             *STEPS,
             {
                 "type": "polynomial_features",
+                "interaction_only": True,
                 "columns": ["sepal length (cm)", "sepal width (cm)", "petal length (cm)"],
             },
         ],
@@ -272,6 +276,24 @@ def test_every_step_answers_alike(
     assert proof["largest_difference"] == 0
     refuses = any(step.get("handle_unknown") == "error" for step in steps)
     assert (proof["rows_refused"] > 0) is refuses
+
+
+@pytest.mark.parametrize("classes", [2, None])
+def test_text_becomes_the_same_mean_target(flowers: Path, save: Save, classes: int | None) -> None:
+    estimator = "LogisticRegression" if classes else "Ridge"
+    steps = [IMPUTE[0], {"type": "catboost_encoder", "columns": ["site", "visits"]}]
+    plan = recipe(f"sklearn.linear_model.{estimator}", steps=steps)
+    data = load_dataset(plan, flowers)
+    target = data.target == "virginica" if classes else data.target
+    pipeline = build_pipeline(plan, data.feature_columns).fit(data.features, target)
+    path = save(pipeline, data.features)
+    proof = compiled(path, flowers).proof
+    assert proof["largest_difference"] < 1e-12
+    assert min(proof["rows_with_missing"], proof["rows_with_unknown"]) > 100
+    native, onnx = both(path)
+    row: Row = (5.1, None, 1.4, 3, "lake", True, datetime(2026, 1, 1))
+    assert onnx.engine.name == "onnx"
+    assert difference(native.predict_rows([row]), onnx.predict_rows([row])) < 1e-12
 
 
 def irises() -> tuple[pd.DataFrame, "pd.Series[Any]"]:

@@ -27,6 +27,7 @@ from sklearn.preprocessing import (
     PolynomialFeatures,
     RobustScaler,
     StandardScaler,
+    TargetEncoder,
 )
 
 from serving.compilation.features import (
@@ -358,23 +359,53 @@ def _ordinal(graph: Graph, encoder: OrdinalEncoder, features: Features) -> Featu
     unknown = np.nan if encoder.handle_unknown == "error" else float(encoder.unknown_value)
     result: dict[int, Feature] = {}
     for positions, ids, code_of in _identified(graph, encoder, features):
-        size = 1 + max(
-            (code_of(one) for position in positions for one in encoder.categories_[position]),
-            default=0,
-        )
-        table = np.full((len(positions), size + 1), unknown)  # the last is for all other values
+        table = np.full((len(positions), _size(encoder, positions, code_of) + 1), unknown)
         for place, position in enumerate(positions):
             for index, category in enumerate(encoder.categories_[position]):
                 missing = position in encoder._missing_indices and _is_nan(category)
                 code = encoder.encoded_missing_value if missing else index
                 table[place, code_of(category)] = code
-        known = graph.add("Where", graph.add("Less", ids, np.array(0)), np.array(size), ids)
-        place_of = graph.add("Add", known, np.arange(len(positions)) * (size + 1))
-        block = features_of(graph.add("Gather", table.ravel(), place_of), len(positions))
+        block = features_of(_gather(graph, table, ids), len(positions))
         result |= dict(zip(positions, block, strict=True))
     if encoder.handle_unknown == "error":
         _refuse_unknown(graph, encoder, features)
     return [result[position] for position in range(len(features))]
+
+
+def _target_means(graph: Graph, encoder: TargetEncoder, features: Features) -> Features:
+    """The mean target of a value's category; with more than two classes, one for each class."""
+    overall = np.atleast_1d(encoder.target_mean_)  # of an unknown value
+    width = len(overall)
+    result: dict[int, Features] = {}
+    for positions, ids, code_of in _identified(graph, encoder, features):
+        table = np.tile(overall, (len(positions), _size(encoder, positions, code_of) + 1, 1))
+        for place, position in enumerate(positions):
+            means = np.stack(encoder.encodings_[position * width : (position + 1) * width], axis=1)
+            for category, mean in zip(encoder.categories_[position], means, strict=True):
+                table[place, code_of(category)] = mean
+        found = _gather(graph, table, ids)
+        flat = graph.add("Reshape", found, np.array([0, len(positions) * width]))  # 0: the rows
+        block = features_of(flat, len(positions) * width)
+        for place, position in enumerate(positions):
+            result[position] = block[place * width : (place + 1) * width]
+    return [one for position in range(len(features)) for one in result[position]]
+
+
+def _size(encoder: Any, positions: Sequence[int], code_of: Callable[[Any], int]) -> int:
+    """How many numbers the categories of these features have."""
+    categories = (one for position in positions for one in encoder.categories_[position])
+    return 1 + max(map(code_of, categories), default=0)
+
+
+def _gather(graph: Graph, table: np.ndarray, ids: str) -> str:
+    """Look up numbers of values, of shape (rows, features).
+
+    `table` has a place for each feature and each number, and a last one for all other values.
+    """
+    count, last = table.shape[0], table.shape[1] - 1
+    known = graph.add("Where", graph.add("Less", ids, np.array(0)), np.array(last), ids)
+    place_of = graph.add("Add", known, np.arange(count) * table.shape[1])
+    return graph.add("Gather", table.reshape(count * table.shape[1], *table.shape[2:]), place_of)
 
 
 _Identified = tuple[list[int], str, Callable[[Any], int]]
@@ -519,4 +550,5 @@ _CONVERTERS: dict[type, Callable[[Graph, Any, Features], Features]] = {
     PolynomialFeatures: _polynomial,
     OneHotEncoder: _one_hot,
     OrdinalEncoder: _ordinal,
+    TargetEncoder: _target_means,
 }

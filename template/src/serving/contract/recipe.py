@@ -293,16 +293,19 @@ class Data(Section):
         return [name for name in features if name not in (self.split.time, self.split.group_column)]
 
 
+TARGET_ENCODER = "catboost_encoder"
+"""The step that encodes by the target; its name is that of the format."""
 _STEP_OPTIONS = {
     "simple_imputer": ("strategy", "create_missing_indicators"),
     "constant_fill": ("fill_value",),
     "one_hot_encoder": ("handle_unknown",),
     "ordinal_encoder": ("handle_unknown", "unknown_value"),
+    TARGET_ENCODER: (),
     "standard_scaler": (),
     "min_max_scaler": (),
     "robust_scaler": (),
-    "kbins_discretizer": ("n_bins", "strategy"),
-    "polynomial_features": ("degree",),
+    "kbins_discretizer": ("n_bins", "strategy", "encode"),
+    "polynomial_features": ("degree", "interaction_only"),
     "transformer": ("class_path", "values"),
 }
 _STRATEGIES = {
@@ -319,6 +322,7 @@ class Step(Section):
         "constant_fill",
         "one_hot_encoder",
         "ordinal_encoder",
+        "catboost_encoder",
         "standard_scaler",
         "min_max_scaler",
         "robust_scaler",
@@ -330,7 +334,11 @@ class Step(Section):
     strategy: str | None = None
     fill_value: str | int | float | bool | None = None
     degree: int | None = Field(default=None, ge=2)
+    interaction_only: bool = False
+    """Only products of different columns, no powers."""
     n_bins: int | None = Field(default=None, ge=2)
+    encode: Literal["ordinal", "onehot"] | None = None
+    """A bin as its number, or as a column of its own."""
     create_missing_indicators: bool = False
     handle_unknown: str | None = None
     unknown_value: int | None = None
@@ -339,17 +347,23 @@ class Step(Section):
     values: dict[str, Any] | None = None
     """Arguments of its constructor."""
 
-    @field_validator("type", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _servable(cls, value: Any) -> Any:
+    def _servable(cls, content: Any) -> Any:
+        """Refuse a type of the format before its options are looked at, which are unknown here."""
+        value = content.get("type") if isinstance(content, Mapping) else None
         if value in ("drop_missing", "forward_fill", "backward_fill", "interpolation"):
             raise ValueError(
                 f"{value} uses other rows, which a request does not have; "
                 "use simple_imputer or constant_fill"
             )
-        if value in ("catboost_encoder", "tree_based_feature_generator"):
-            raise ValueError(f"{value} is not supported; use one_hot_encoder or ordinal_encoder")
-        return value
+        if value == "tree_based_feature_generator":
+            raise ValueError(
+                f"{value} is not supported, because scikit-learn has no transformer that fits "
+                "trees to the target and returns their leaves; set model.class_path to an ensemble "
+                "of trees, or use {type: transformer} with a class of your own"
+            )
+        return content
 
     @model_validator(mode="after")
     def _own_options(self) -> Self:
@@ -360,7 +374,8 @@ class Step(Section):
                 raise ValueError(f"{self.type} has no option {key}; its options are {names}")
         strategies = _STRATEGIES.get(self.type)
         if strategies and self.strategy is not None and self.strategy not in strategies:
-            raise ValueError(f"strategy must be one of {', '.join(strategies)}")
+            hint = "; use constant_fill with fill_value" if self.strategy == "constant" else ""
+            raise ValueError(f"strategy must be one of {', '.join(strategies)}{hint}")
         if self.type == "constant_fill" and self.fill_value is None:
             raise ValueError("constant_fill needs fill_value")
         if self.type == "transformer" and (self.class_path is None or self.columns is None):
@@ -618,6 +633,25 @@ class Recipe(Section):
         if self.task_choice is not Task.TIMESERIES or target is None:
             return []
         return self.forecasting.history_columns(target)
+
+    @model_validator(mode="after")
+    def _has_one_target_to_encode_by(self) -> Self:
+        steps = self.preprocessor.steps if self.preprocessor else []
+        for index, step in enumerate(steps):
+            if step.type != TARGET_ENCODER:
+                continue
+            if self.task_choice is Task.CLUSTERING:
+                raise ValueError(
+                    f"preprocessor.steps.{index}: {TARGET_ENCODER} learns from the target, which "
+                    "clustering does not have; use one_hot_encoder or ordinal_encoder"
+                )
+            if self.forecasting.horizon > 1 and self.forecasting.strategy == "direct":
+                raise ValueError(
+                    f"preprocessor.steps.{index}: {TARGET_ENCODER} learns from one target, but a "
+                    f"horizon of {self.forecasting.horizon} has one for each step; use "
+                    "one_hot_encoder or ordinal_encoder"
+                )
+        return self
 
     @model_validator(mode="after")
     def _groups_and_calibration(self) -> Self:

@@ -139,6 +139,7 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
     targets = [] if target_column is None else [target_column]
     columns = [*time_columns, *entity_columns, *feature_columns, *targets]
     typed = pd.DataFrame(to_table(frame, columns, path))
+    learned = None if target is None else _as_learned(recipe, typed[target])
     seen = profile(typed, [*time_columns, *feature_columns] if arranged else feature_columns)
     asked = {column.name: column for column in [*entity_columns, *feature_columns]}
     if arranged:
@@ -155,7 +156,7 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
     )
     return Dataset(
         features=typed[features],
-        target=arranged.target if arranged else None if target is None else typed[target],
+        target=arranged.target if arranged else learned,
         treatment=treatment,
         feature_columns=feature_columns,
         target_column=target_column,
@@ -192,6 +193,12 @@ def _as_classes(target: "pd.Series[Any]") -> "pd.Series[Any]":
     """Turn whole numbers, which pandas reads as floats if some are missing, back into integers."""
     is_whole = is_float_dtype(target.dtype) and np.equal(np.mod(target, 1), 0).all()
     return target.astype("int64") if is_whole else target
+
+
+def _as_learned(recipe: Recipe, target: "pd.Series[Any]") -> "pd.Series[Any]":
+    """An outcome of no and yes as 0 and 1, because an effect is a difference of numbers."""
+    is_outcome = recipe.task_choice is Task.CAUSAL and target.dtype == bool
+    return target.astype("int64") if is_outcome else target
 
 
 def _time_columns(recipe: Recipe, frame: pd.DataFrame, path: str) -> list[Column]:

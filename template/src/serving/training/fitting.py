@@ -26,6 +26,7 @@ from serving.training.metrics import (
 )
 from serving.training.pipeline import build_pipeline, likely_cause
 from serving.training.splitting import folds
+from serving.training.target_encoding import check_target_encoding
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def check_plan(
     pipeline: Any, recipe: Recipe, data: Dataset, parts: Parts, chosen: Mapping[str, Any]
 ) -> None:
     """Before a long fit, raise a `ServingError` for what cannot be done during or after it."""
+    check_target_encoding(recipe, data.target_of(parts["train"]))
     if recipe.task_choice not in _SUPERVISED:
         _refuse_supervised(recipe)
         return

@@ -20,7 +20,7 @@ from sklearn.preprocessing import OrdinalEncoder
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from serving.contract.columns import Column, parse_datetime
-from serving.contract.recipe import Data, Recipe, Task
+from serving.contract.recipe import TARGET_ENCODER, Data, Recipe, Task
 from serving.data.tables import WRITTEN_NUMBER, infer_column, to_table
 from serving.errors import DataError
 from serving.training.profile import profile
@@ -349,10 +349,12 @@ def _about_feature(
             "identifier; list it in data_interface.entity_columns, or leave it out"
         )
     elif column.type == "string" and distinct > MOST_ENCODED and _is_one_hot(recipe, name):
+        has_target = recipe.task_choice is not Task.CLUSTERING
+        encoder = TARGET_ENCODER if has_target else "ordinal_encoder"
         yield (
             f"column '{name}': is text with {distinct:,} different values, and one-hot encoding "
             f"makes a column of each; leave it out, or give it a step of its own: {{type: "
-            f"ordinal_encoder, columns: [{quoted(name)}]}}, before one_hot_encoder"
+            f"{encoder}, columns: [{quoted(name)}]}}, before one_hot_encoder"
         )
 
 
@@ -360,7 +362,7 @@ def _is_one_hot(recipe: Recipe, name: str) -> bool:
     for step in recipe.preprocessor.steps if recipe.preprocessor else []:
         if step.columns is not None and name not in step.columns:
             continue
-        if step.type in ("one_hot_encoder", "ordinal_encoder"):
+        if step.type in ("one_hot_encoder", "ordinal_encoder", TARGET_ENCODER):
             return step.type == "one_hot_encoder"
     return False
 

@@ -30,14 +30,15 @@ from serving import extensions
 from serving.causal import EconML
 from serving.config.yaml_file import did_you_mean
 from serving.contract.columns import Column
-from serving.contract.recipe import Model, Recipe, Step, Task
+from serving.contract.recipe import TARGET_ENCODER, Model, Recipe, Step, Task
 from serving.errors import RecipeError
 from serving.forecasting import RecursiveForecaster, SeriesFeatures
 from serving.redaction import first_line
 from serving.training.causal import check_learner, econml_defaults, is_of_econml
 from serving.training.clustering import check_clusterer
+from serving.training.target_encoding import make_target_encoder
 
-_ENCODERS = ("one_hot_encoder", "ordinal_encoder")
+_ENCODERS = ("one_hot_encoder", "ordinal_encoder", TARGET_ENCODER)
 _IMPUTERS = ("simple_imputer", "constant_fill")
 _ANY_COLUMN = ("constant_fill", "transformer", *_ENCODERS)
 
@@ -124,7 +125,7 @@ def _preprocessing(recipe: Recipe, columns: Sequence[Column]) -> ColumnTransform
     transformers = [
         (f"columns_{i}", make_pipeline(*transformers) if transformers else "passthrough", names)
         for i, (transformers, names) in enumerate(
-            (_transformers(steps, chain, kind), names) for (chain, kind), names in chains.items()
+            (_transformers(recipe, chain, kind), names) for (chain, kind), names in chains.items()
         )
     ]
     return ColumnTransformer(transformers, verbose_feature_names_out=False)
@@ -147,6 +148,7 @@ def build_estimator(model: Model, tuned: Mapping[str, Any]) -> Any:
 
     Raises `RecipeError` naming the key and what is wrong with it.
     """
+    _check_library(model.class_path)
     estimator_class = _import_class(model.class_path, "model.class_path")
     check_clusterer(model.class_path, estimator_class)
     is_econml = is_of_econml(estimator_class)
@@ -165,6 +167,23 @@ def build_estimator(model: Model, tuned: Mapping[str, Any]) -> Any:
         return estimator_class(**values)
     except (TypeError, ValueError) as exc:
         raise RecipeError(f"model.hyperparameters.values: {first_line(exc)}") from None
+
+
+_OTHER_INTERFACES = {
+    "causalml": "use serving.causal.TLearner, or a class of econml",
+    "mmp": "use a class of another package",
+}
+"""Packages that recipes of Modern ML Pipeline name, and what to do instead."""
+
+
+def _check_library(class_path: str) -> None:
+    """Raise `RecipeError` for a package whose estimators cannot be used, even if it is there."""
+    package = class_path.partition(".")[0]
+    if package in _OTHER_INTERFACES:
+        raise RecipeError(
+            f"model.class_path: '{class_path}' cannot be used, because the estimators of {package} "
+            f"do not have the interface of scikit-learn; {_OTHER_INTERFACES[package]}"
+        )
 
 
 _VALUES = "model.hyperparameters.values"
@@ -296,10 +315,14 @@ def likely_cause(recipe: Recipe, columns: Sequence[Column]) -> str:
                 "add a step such as {type: one_hot_encoder}"
             )
     for column in columns:
-        if not column.required and not reached(column, *_ENCODERS, *_IMPUTERS):
+        # An ordinal encoder leaves missing values missing.
+        if not column.required and not reached(
+            column, "one_hot_encoder", TARGET_ENCODER, *_IMPUTERS
+        ):
+            strategy = "most_frequent" if column.type == "string" else "median"
             return (
                 f"; the column '{column.name}' has missing values that no preprocessor step fills: "
-                "add a step such as {type: simple_imputer, strategy: median}"
+                f"add a step such as {{type: simple_imputer, strategy: {strategy}}}"
             )
     return ""
 
@@ -319,10 +342,11 @@ def _chains(steps: Sequence[Step], columns: Sequence[Column]) -> dict[tuple[Chai
                 )
     groups: dict[tuple[Chain, str], list[str]] = defaultdict(list)
     for column in columns:
-        chain = []
+        chain: list[int] = []
         encoded = column.type != "string"
         for index, step in enumerate(steps):
-            if not _suits(step, column):
+            is_again = step.type in _ENCODERS and any(steps[i].type in _ENCODERS for i in chain)
+            if not _suits(step, column) or (is_again and step.columns is None):
                 continue
             if not encoded and not _takes_text(step):
                 raise RecipeError(
@@ -367,8 +391,9 @@ def _check_polynomial(steps: Sequence[Step], chains: dict[tuple[Chain, str], lis
             )
 
 
-def _transformers(steps: Sequence[Step], chain: Chain, kind: str) -> list[Any]:
-    return [*_as_numbers(kind), *(_transformer(steps[index]) for index in chain)]
+def _transformers(recipe: Recipe, chain: Chain, kind: str) -> list[Any]:
+    steps = recipe.preprocessor.steps if recipe.preprocessor else []
+    return [*_as_numbers(kind), *(_transformer(steps[index], recipe) for index in chain)]
 
 
 def _as_numbers(kind: str) -> list[Any]:
@@ -386,7 +411,7 @@ def _as_numbers(kind: str) -> list[Any]:
     return []
 
 
-def _transformer(step: Step) -> Any:
+def _transformer(step: Step, recipe: Recipe) -> Any:
     match step.type:
         case "transformer":
             return _own_transformer(step)
@@ -407,6 +432,8 @@ def _transformer(step: Step) -> Any:
                 return OrdinalEncoder()
             unknown = -1 if step.unknown_value is None else step.unknown_value
             return OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=unknown)
+        case "catboost_encoder":
+            return make_target_encoder(recipe)
         case "standard_scaler":
             return StandardScaler()
         case "min_max_scaler":
@@ -415,10 +442,14 @@ def _transformer(step: Step) -> Any:
             return RobustScaler()
         case "kbins_discretizer":
             return KBinsDiscretizer(
-                n_bins=step.n_bins or 5, encode="ordinal", strategy=step.strategy or "quantile"
+                n_bins=step.n_bins or 5,
+                encode="onehot-dense" if step.encode == "onehot" else "ordinal",
+                strategy=step.strategy or "quantile",
             )
         case "polynomial_features":
-            return PolynomialFeatures(degree=step.degree or 2, include_bias=False)
+            return PolynomialFeatures(
+                degree=step.degree or 2, interaction_only=step.interaction_only, include_bias=False
+            )
 
 
 def _own_transformer(step: Step) -> Any:

@@ -30,7 +30,7 @@ from serving.training.backtest import backtest, log_backtest
 from serving.training.data import Dataset, load_dataset
 from serving.training.inspection import Inspection
 from serving.training.metrics import chosen_metrics, optimized_metric
-from serving.training.pipeline import build_pipeline, class_path_of
+from serving.training.pipeline import build_pipeline, class_path_of, likely_cause
 from serving.training.provenance import log_provenance, provenance_of
 from serving.training.registration import register
 from serving.training.report import PAGE, REPORT, Facts, now, write_report
@@ -264,7 +264,7 @@ def _tune(mlflow: Any, recipe: Recipe, data: Dataset, parts: dict[str, Any]) -> 
             mlflow.log_metric(name, value)
             return value
 
-    best = tune(recipe, attempt)
+    best = tune(recipe, attempt, likely_cause(recipe, data.feature_columns))
     mlflow.log_params(best.values)
     mlflow.log_metrics({f"tuning_{name}": best.score, "tuning_trials": best.complete})
     return best.values

@@ -40,7 +40,9 @@ class Tuned:
     """How many trials have a score."""
 
 
-def tune(recipe: Recipe, attempt: Callable[[int, Mapping[str, Any]], float]) -> Tuned:
+def tune(
+    recipe: Recipe, attempt: Callable[[int, Mapping[str, Any]], float], hint: str = ""
+) -> Tuned:
     """Try one set of hyperparameters after the other, and return the best.
 
     Ctrl-C ends the search, and the best trial so far counts.
@@ -49,6 +51,7 @@ def tune(recipe: Recipe, attempt: Callable[[int, Mapping[str, Any]], float]) -> 
         recipe: what to search for, and how long.
         attempt: called with the number of a trial and its hyperparameters; returns the metric of a
             model with these.
+        hint: what makes all trials fail, if they do; it follows the reason.
 
     Raises `TrainingError` with the reason if all trials fail, and `KeyboardInterrupt` if no trial
     is complete.
@@ -87,7 +90,7 @@ def tune(recipe: Recipe, attempt: Callable[[int, Mapping[str, Any]], float]) -> 
             logger.warning("trial %d of %d failed and is skipped: %s", number, count, reason)
     complete = _complete(study)
     if not complete:
-        raise TrainingError(f"model.hyperparameters.tunable: all trials failed: {reason}")
+        raise TrainingError(f"model.hyperparameters.tunable: all trials failed: {reason}{hint}")
     return Tuned(study.best_params, study.best_value, complete)
 
 
