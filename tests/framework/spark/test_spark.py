@@ -141,6 +141,38 @@ def test_csv_and_wrong_rows_are_the_same_as_without_spark(
     ]
 
 
+def test_a_delimiter_is_the_same_as_without_spark(
+    settings: Settings, penguins: pd.DataFrame, tmp_path: Path
+) -> None:
+    data = tmp_path / "rows.csv"
+    penguins.to_csv(data, index=False, sep=";")
+    with data.open("a") as file:
+        file.write("short;Torgersen\n")
+    for directory in ("local", "spark"):
+        (tmp_path / directory).mkdir()
+        output = str(tmp_path / directory / "out.csv")
+        job = Job(data=str(data), output=output, limit=Limit(rows=1), delimiter=";")
+        is_local = directory == "local"
+        done = run_batch(settings, job) if is_local else predict_on_spark(settings, job, LOCAL)
+        assert (done.rows, done.rejected) == (345, 1)
+    assert csv_rows(tmp_path / "spark/out.csv") == csv_rows(tmp_path / "local/out.csv")
+    header, rejected = csv_rows(tmp_path / "local/out.rejected.csv")
+    assert csv_rows(tmp_path / "spark/out.rejected.csv") == [header[1:], rejected[1:]]
+
+
+def test_other_encodings_than_utf_8_are_refused(
+    settings: Settings, penguins: pd.DataFrame, tmp_path: Path
+) -> None:
+    data, output = str(tmp_path / "rows.csv"), str(tmp_path / "out.csv")
+    penguins.to_csv(data, index=False, encoding="cp949")
+    message = (
+        "rows.csv: Spark reads CSV files in UTF-8 only, and --encoding names cp949; leave out "
+        "--on spark, or convert the file and use --encoding utf-8"
+    )
+    with pytest.raises(DataError, match=message):
+        spark(settings, data=data, output=output, encoding="cp949")
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_rows_of_every_type_are_the_same_as_without_spark(
     mirror_root: Path, tmp_path: Path, suffix: str

@@ -56,6 +56,22 @@ def run(
         typer.Option(envvar="QUERY", help="SQL query to read, instead of a file."),
     ] = None,
     params: Parameters = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            envvar="CSV_ENCODING",
+            help="Encoding of a CSV file, such as utf-8 or cp949.  [default: that of the model's "
+            "recipe]",
+        ),
+    ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            envvar="CSV_DELIMITER",
+            help="Character between the fields of a CSV file, such as ';' or '\\t'.  [default: "
+            "that of the model's recipe]",
+        ),
+    ] = None,
     output_path: Annotated[
         str | None,
         typer.Option(
@@ -157,6 +173,7 @@ def run(
     parameters = parameters_of(params)
     if parameters and not str(data_path).lower().endswith(".sql.j2"):
         raise ConfigError("--params (PARAMS) is only for a query in a template (.sql.j2)")
+    csv_options = _csv_options(encoding, delimiter)
     if summary:
         _check_summary(summary)
     choose_model(run_id, model_uri)
@@ -170,6 +187,7 @@ def run(
             data=data_path,
             query=query,
             parameters=parameters,
+            **csv_options,
             output=output_path,
             table=output_table,
             engine=settings.serving.engine,
@@ -210,6 +228,26 @@ def _require_one(what: str, options: dict[str, str | None]) -> None:
         raise ConfigError(f"no {what} is given; use {' or '.join(options)}")
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} are both given; keep one")
+
+
+def _csv_options(encoding: str | None, delimiter: str | None) -> dict[str, str]:
+    """The options that say how a CSV file is read, checked as the keys of a recipe are."""
+    tab = "\t" if delimiter == "\\t" else delimiter
+    given = {key: value for key, value in (("encoding", encoding), ("delimiter", tab)) if value}
+    if not given:
+        return {}
+    from pydantic import ValidationError
+
+    from serving.config.yaml_file import first_problem
+    from serving.contract.recipe import Loader
+
+    for key, value in given.items():
+        try:
+            Loader.model_validate({key: value})
+        except ValidationError as exc:
+            rule = first_problem(exc, Loader).removeprefix(f"{key}: ")
+            raise ConfigError(f"--{key} (CSV_{key.upper()}): {rule}") from None
+    return given
 
 
 def _limit(on_bad_row: str, max_rejected: str | None, rejected_path: str | None) -> "Limit":

@@ -150,6 +150,12 @@ COLUMN_TYPES: dict[str, ColumnType] = {
 MISSING = ("", "NA", "NaN", "nan", "null")
 """CSV fields that count as missing values."""
 
+WRITTEN_NUMBER = r"\s*[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?\s*%?\s*"
+"""A number as people write it: perhaps with commas between thousands, or as a percentage."""
+
+NOT_IN_NUMBERS = r"[,%\s]"
+"""What is removed from such a number: `23,164` is 23164 and `22.3%` is 22.3."""
+
 
 @dataclass(frozen=True)
 class Column:

@@ -49,6 +49,8 @@ class Source(ABC):
     """Whether values are text that has to be parsed (CSV)."""
     total: int | None = None
     """The number of rows, where it is known without reading them."""
+    delimiter: str = ","
+    """The character between the fields of a row, in CSV."""
 
     @abstractmethod
     def chunks(self, size: int, skip: int = 0) -> Iterator[Chunk]:
@@ -160,11 +162,16 @@ def check_names(names: Sequence[str], where: str) -> None:
 
 _MOST_NAMES = 50
 
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "the character |"}
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "the character |", ",": "commas"}
 
 
 def require_columns(
-    names: Sequence[str], required: Sequence[str], why: str, remedy: str = ""
+    names: Sequence[str],
+    required: Sequence[str],
+    why: str,
+    *,
+    delimiter: str = ",",
+    remedy: str,
 ) -> None:
     """Raise `DataError` naming the first missing column, and the columns that there are.
 
@@ -172,17 +179,19 @@ def require_columns(
         names: the columns that there are.
         required: the columns that are needed.
         why: who needs them.
-        remedy: what to do if the columns are separated by another character, which replaces `{}`;
-            besides separating them by commas.
+        delimiter: the character that was taken for the one between the columns.
+        remedy: what to do if the columns are separated by another one, which replaces `{}`.
     """
     known = set(names)
+    others = [one for one in _SEPARATORS if one != delimiter]
     for name in required:
         if name in known:
             continue
-        if len(names) == 1 and (found := next((s for s in _SEPARATORS if s in names[0]), None)):
-            other = remedy.format(json.dumps(found))
+        if len(names) == 1 and (found := next((s for s in others if s in names[0]), None)):
+            also = "" if found == "," else ", or separate them by commas"
             raise DataError(
-                f"the columns are separated by {_SEPARATORS[found]}; {other}separate them by commas"
+                f"the columns are separated by {_SEPARATORS[found]}; "
+                f"{remedy.format(json.dumps(found))}{also}"
             )
         more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
         raise DataError(

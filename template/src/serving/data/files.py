@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -28,6 +28,7 @@ from serving.data.base import (
     check_names,
     difference,
 )
+from serving.data.encodings import described, guess_encoding, is_utf8, looks_like_utf8
 from serving.data.locations import (
     Location,
     Lock,
@@ -54,8 +55,28 @@ _MOST_MALFORMED = 1 << 20
 """More malformed rows than this, one after the other, mean a wrong header; they stay in memory."""
 
 
-def open_source(text: str) -> Source:
+@dataclass(frozen=True)
+class CsvFormat:
+    """How the text of a CSV file is read."""
+
+    encoding: str = "utf-8"
+    """A codec of Python; UTF-8 may have a byte order mark."""
+    delimiter: str = ","
+    named_by: str | None = None
+    """Who names the encoding, for messages; None: nobody, so it is the usual one."""
+    is_certain: bool = True
+    """Whether the encoding was named for this file; otherwise UTF-8 in its place is noticed."""
+
+
+_USUAL = CsvFormat()
+
+
+def open_source(text: str, csv_format: CsvFormat = _USUAL) -> Source:
     """Open a CSV or Parquet file, or a directory or a pattern of Parquet files.
+
+    Args:
+        text: the path, the pattern or the address.
+        csv_format: how a CSV file is read.
 
     Raises `DataError` naming the file and what is wrong with it.
     """
@@ -73,7 +94,7 @@ def open_source(text: str) -> Source:
             return ParquetSource(location, location.path)
         check_format(location.path)
         if location.is_csv:
-            return CsvSource(location)
+            return CsvSource(location, csv_format)
         return ParquetSource(location, [location.path])
 
 
@@ -94,15 +115,23 @@ def open_sink(location: Location, schema: pa.Schema) -> Sink:
 
 
 class CsvSource(Source):
-    """A CSV file in UTF-8 with a header; every value is text."""
+    """A CSV file with a header; every value is text.
+
+    Raises `DataError` if the file has no header, or is in another encoding.
+    """
 
     is_text = True
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: Location, csv_format: CsvFormat = _USUAL) -> None:
         self._location = location
+        self._format = csv_format
         self.name = location.name
+        self.delimiter = csv_format.delimiter
+        self._is_utf8 = is_utf8(csv_format.encoding)
         with reading(location):
-            names = _header(location)
+            if not csv_format.is_certain and not self._is_utf8 and looks_like_utf8(self._start()):
+                raise DataError(self._not_decoded("utf-8"))
+            names = self._header()
         self.schema = pa.schema([pa.field(name, pa.string()) for name in names])
 
     def chunks(self, size: int, skip: int = 0) -> Iterator[Chunk]:
@@ -115,24 +144,86 @@ class CsvSource(Source):
             malformed.append(Malformed(row.number - 1, rule, row.text))
             return "skip" if len(malformed) < _MOST_MALFORMED else "error"
 
-        with reading(self._location):
-            file = self._location.files.open_input_stream(self._location.path)
-            with (
-                file,
-                arrow_csv.open_csv(
-                    pa.lib.TransformInputStream(file, self._without_zero_bytes),
-                    # Only a single thread knows the numbers of rows.
-                    arrow_csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
-                    arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
-                    arrow_csv.ConvertOptions(
-                        column_types=self.schema,
-                        include_columns=self.schema.names,
-                        strings_can_be_null=False,
-                        null_values=[],
-                    ),
-                ) as reader,
-            ):
-                yield from _chunks(_numbered(reader, malformed, self.schema), size, skip)
+        with (
+            reading(self._location),
+            self._decoding(),
+            self._text() as text,
+            arrow_csv.open_csv(
+                pa.lib.TransformInputStream(text, self._without_zero_bytes),
+                # Only a single thread knows the numbers of rows.
+                arrow_csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
+                arrow_csv.ParseOptions(
+                    delimiter=self.delimiter,
+                    newlines_in_values=True,
+                    invalid_row_handler=note,
+                ),
+                arrow_csv.ConvertOptions(
+                    column_types=self.schema,
+                    include_columns=self.schema.names,
+                    strings_can_be_null=False,
+                    null_values=[],
+                ),
+            ) as reader,
+        ):
+            yield from _chunks(_numbered(reader, malformed, self.schema), size, skip)
+
+    def _text(self) -> pa.NativeFile:
+        """The file's text in UTF-8, perhaps with a byte order mark."""
+        file = self._location.files.open_input_stream(self._location.path)
+        if self._is_utf8:
+            return file
+        return pa.transcoding_input_stream(file, self._format.encoding, "utf-8")
+
+    def _header(self) -> list[str]:
+        with self._decoding(), self._text() as file:
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+            rows = csv.reader(text, delimiter=self.delimiter)
+            try:
+                names = next((row for row in rows if row), [])
+            except csv.Error as exc:
+                raise DataError(f"{self.name}: the header cannot be read: {exc}") from None
+        if not names:
+            raise DataError(f"{self.name}: the file is empty")
+        check_names(names, self.name)
+        return names
+
+    @contextlib.contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """Explain text that is not in the expected encoding."""
+        try:
+            yield
+        except UnicodeError:
+            raise DataError(self._not_decoded()) from None
+        except pa.ArrowInvalid as exc:
+            if "invalid UTF8" not in str(exc):
+                raise
+            raise DataError(self._not_decoded()) from None
+
+    def _not_decoded(self, found: str | None = None) -> str:
+        """What to do about text in another encoding, perhaps in the one that was found."""
+        start = self._start()
+        if found is None:
+            found = "utf-8" if looks_like_utf8(start) else guess_encoding(start)
+        given = self._format
+        if found is None or found == given.encoding:
+            remedy = "name the file's encoding with --encoding"
+            if given.named_by is None:
+                remedy = f"save it as CSV in UTF-8, or {remedy}"
+        else:
+            remedy = f"use --encoding {found}"
+            if given.named_by is None:
+                remedy += ", or save it as CSV in UTF-8"
+            remedy = f"it can be read as {described(found)}: {remedy}"
+        what = "UTF-8" if self._is_utf8 else given.encoding
+        why = f", which {given.named_by} names" if given.named_by else ""
+        return f"{self.name}: not {what} text{why}; {remedy}"
+
+    def _start(self) -> bytes:
+        """The first lines of the file, as they are."""
+        with self._location.files.open_input_stream(self._location.path) as file:
+            content = bytes(file.read(_BLOCK_BYTES))
+        # A character is not cut into two at the end of a line.
+        return content if len(content) < _BLOCK_BYTES else content.rpartition(b"\n")[0]
 
     def _without_zero_bytes(self, block: pa.Buffer) -> pa.Buffer:
         # Arrow before version 26 misses commas and quotes beside them, and so divides rows wrongly:
@@ -144,21 +235,6 @@ class CsvSource(Source):
     def fingerprint(self) -> str:
         """See `Source.fingerprint`."""
         return _fingerprint(self._location, [self._location.path])
-
-
-def _header(location: Location) -> list[str]:
-    with location.files.open_input_stream(location.path) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        try:
-            names = next((row for row in csv.reader(text) if row), [])
-        except UnicodeDecodeError:
-            raise DataError(f"{location.name}: not UTF-8 text; save it as CSV in UTF-8") from None
-        except csv.Error as exc:
-            raise DataError(f"{location.name}: the header cannot be read: {exc}") from None
-    if not names:
-        raise DataError(f"{location.name}: the file is empty")
-    check_names(names, location.name)
-    return names
 
 
 _Piece = tuple[pa.RecordBatch, np.ndarray, list[Malformed]]

@@ -242,7 +242,6 @@ def check_format(name: str) -> None:
 
 
 _WORDS = {
-    "invalid UTF8": "not UTF-8 text; save it as CSV in UTF-8",
     "Empty CSV file": "has no rows",
     "straddling object": "a row has more than 512 KB, or a quoted field has no end",
 }

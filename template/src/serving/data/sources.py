@@ -7,12 +7,18 @@ from typing import Any
 from serving.config.settings import Settings
 from serving.data import files
 from serving.data.base import Source
+from serving.data.files import CsvFormat
 from serving.data.query import Query, is_query, load_query
 from serving.errors import DataError
 
+_USUAL = CsvFormat()
+
 
 def open_source(
-    text: str, settings: Settings, parameters: Mapping[str, Any] | None = None
+    text: str,
+    settings: Settings,
+    parameters: Mapping[str, Any] | None = None,
+    csv_format: CsvFormat = _USUAL,
 ) -> Source:
     """Open the rows that a path, a pattern or an address names.
 
@@ -21,6 +27,7 @@ def open_source(
             these in an object store, or a file with a query (`.sql`, `.sql.j2`).
         settings: which database runs the query.
         parameters: the variables of a query's template.
+        csv_format: how a CSV file is read.
 
     Raises `DataError` naming the source and what is wrong with it, and `ConfigError` if there is
     no database for the query.
@@ -31,7 +38,7 @@ def open_source(
         raise DataError(
             f"{text}: is not a query, so it has no parameter '{next(iter(parameters))}'"
         )
-    return files.open_source(text)
+    return files.open_source(text, csv_format)
 
 
 def run_query(query: Query, settings: Settings) -> Source:

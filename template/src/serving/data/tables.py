@@ -1,6 +1,5 @@
 """Read and write CSV and Parquet files, with the types of a model's columns."""
 
-import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,19 @@ import pandas as pd
 from pandas.api import types
 from pydantic import TypeAdapter, ValidationError
 
-from serving.contract.columns import COLUMN_TYPES, MISSING, Column, Table, is_datetime, to_array
+from serving.contract.columns import (
+    COLUMN_TYPES,
+    MISSING,
+    NOT_IN_NUMBERS,
+    WRITTEN_NUMBER,
+    Column,
+    Table,
+    is_datetime,
+    to_array,
+)
 from serving.contract.recipe import Loader
 from serving.data import base
+from serving.data.encodings import described, guess_encoding, is_utf8
 from serving.data.locations import check_format
 from serving.errors import DataError
 from serving.redaction import first_line
@@ -57,10 +66,9 @@ def read_table(path: Path, as_text: Collection[str] = (), loader: Loader = _PLAI
 
 def _options(loader: Loader) -> dict[str, Any]:
     """How pandas reads the text of a CSV file."""
-    is_utf8 = loader.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
     return {
         "keep_default_na": False,
-        "encoding": "utf-8-sig" if is_utf8 else loader.encoding,
+        "encoding": "utf-8-sig" if is_utf8(loader.encoding) else loader.encoding,
         "sep": loader.delimiter,
     }
 
@@ -109,13 +117,9 @@ def _declared(texts: "pd.Series[Any]", column: Column, loader: Loader, path: Pat
     return _convert(texts.to_frame(), column, path, from_text=True)
 
 
-WRITTEN_NUMBER = r"\s*[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?\s*%?\s*"
-"""A number as people write it: perhaps with commas between thousands, or as a percentage."""
-
-
 def plain_number(texts: "pd.Series[Any]") -> "pd.Series[Any]":
     """Remove commas and `%`: `23,164` is 23164 and `22.3%` is 22.3."""
-    return texts.str.replace(r"[,%\s]", "", regex=True)
+    return texts.str.replace(NOT_IN_NUMBERS, "", regex=True)
 
 
 def leading_zeros(path: Path, frame: pd.DataFrame, loader: Loader) -> dict[str, "pd.Series[Any]"]:
@@ -140,21 +144,6 @@ def leading_zeros(path: Path, frame: pd.DataFrame, loader: Loader) -> dict[str, 
     return {name: zeros for name, zeros in found.items() if len(zeros)}
 
 
-def guess_encoding(content: bytes) -> str | None:
-    """The encoding of a text that is not UTF-8: UTF-16 with its mark, or CP949 with Korean text.
-
-    None if neither fits.
-    """
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16"
-    try:
-        others = re.sub(r"[\x00-\x7f]", "", content.decode("cp949"))
-    except UnicodeDecodeError:
-        return None
-    korean = len(re.findall("[\uac00-\ud7a3]", others))
-    return "cp949" if korean > len(others) / 2 else None  # bytes of other encodings are rare signs
-
-
 def _not_decoded(path: Path, loader: Loader, exc: UnicodeDecodeError) -> str:
     if loader.encoding != _PLAIN.encoding:
         return (
@@ -162,9 +151,8 @@ def _not_decoded(path: Path, loader: Loader, exc: UnicodeDecodeError) -> str:
             "name its encoding there"
         )
     if (encoding := guess_encoding(path.read_bytes())) is not None:
-        what = "CP949, as Excel writes it in Korea" if encoding == "cp949" else "UTF-16"
         return (
-            f"not UTF-8 text (byte {exc.start}), but it can be read as {what}: "
+            f"not UTF-8 text (byte {exc.start}), but it can be read as {described(encoding)}: "
             f"set data.loader.encoding: {encoding}, or save it as CSV in UTF-8"
         )
     return (
@@ -198,7 +186,7 @@ def require_columns(frame: pd.DataFrame, names: Sequence[str], path: Path | str,
 
 def _require(known: list[str], names: Sequence[str], path: Path | str, why: str) -> None:
     try:
-        base.require_columns(known, names, why, remedy="set data.loader.delimiter: {}, or ")
+        base.require_columns(known, names, why, remedy="set data.loader.delimiter: {}")
     except DataError as exc:
         raise DataError(f"{path}: {exc}") from None
 

@@ -15,8 +15,10 @@ import pyarrow as pa
 
 from serving import extensions
 from serving.config.settings import EngineChoice, Settings
+from serving.contract.recipe import Loader
 from serving.data.base import Parts, Sink, Source
-from serving.data.files import FileParts, open_sink
+from serving.data.encodings import is_utf8
+from serving.data.files import CsvFormat, FileParts, open_sink
 from serving.data.locations import Location, check_format, locate
 from serving.data.query import Query, is_query
 from serving.data.sources import open_source, run_query
@@ -50,6 +52,10 @@ class Job:
     """A query, instead of `data`."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """The variables of a query's template (`.sql.j2`)."""
+    encoding: str | None = None
+    """The encoding of a CSV file; None: that of the model's recipe."""
+    delimiter: str | None = None
+    """The character between the fields of a CSV file; None: that of the model's recipe."""
     output: str | None = None
     """Path or address of the file to write."""
     table: str | None = None
@@ -68,6 +74,26 @@ class Job:
     def has_query(self) -> bool:
         """Whether the rows come from a database."""
         return self.query is not None or is_query(str(self.data))
+
+    def csv_format(self, model: ServedModel) -> CsvFormat:
+        """How a CSV file is read: as the model's recipe says, or as the job says."""
+        recipe = model.schemas.recipe
+        loader = recipe.data.loader if recipe else Loader()
+        named_by = (
+            None if is_utf8(loader.encoding) else "data.loader.encoding of the model's recipe"
+        )
+        return CsvFormat(
+            encoding=self.encoding or loader.encoding,
+            delimiter=self.delimiter or loader.delimiter,
+            named_by="--encoding" if self.encoding else named_by,
+            is_certain=self.encoding is not None,
+        )
+
+    def check_csv_options(self, *, is_csv: bool) -> None:
+        """Raise `ConfigError` if the job says how to read CSV, but the input is none."""
+        for name, value in (("encoding", self.encoding), ("delimiter", self.delimiter)):
+            if value and not is_csv:
+                raise ConfigError(f"--{name} (CSV_{name.upper()}) is only for CSV files")
 
     @property
     def sets_aside(self) -> bool:
@@ -90,8 +116,9 @@ def run_batch(settings: Settings, job: Job, stop_asked: Callable[[], bool] = nev
     # Arrow's other allocators are no faster here, and keep 100 MB more.
     pa.set_memory_pool(pa.system_memory_pool())
     output, rejected = _destinations(job)
-    source = _open_source(settings, job)
     model = load_model(settings, job.engine, PredictionHooks.load(settings))
+    source = _open_source(settings, job, job.csv_format(model))
+    job.check_csv_options(is_csv=source.is_text)
     keep_text = source.is_text and output is not None and output.is_csv
     spec = KernelSpec(
         model.path,
@@ -105,7 +132,13 @@ def run_batch(settings: Settings, job: Job, stop_asked: Callable[[], bool] = nev
     try:
         if job.sets_aside:
             check_reasons(source.schema)
-        kernel = Kernel(model, source.schema, is_text=spec.is_text, keep_text=spec.keep_text)
+        kernel = Kernel(
+            model,
+            source.schema,
+            is_text=spec.is_text,
+            keep_text=spec.keep_text,
+            delimiter=source.delimiter,
+        )
     except DataError as exc:
         raise DataError(f"{source.name}: {exc}") from None
     chunk_rows = _chunk_rows(source.schema, job)
@@ -180,10 +213,10 @@ def _destination(location: Location, job: Job) -> Location:
     return output
 
 
-def _open_source(settings: Settings, job: Job) -> Source:
+def _open_source(settings: Settings, job: Job, csv_format: CsvFormat) -> Source:
     if job.query is not None:
         return run_query(Query(job.query, "the query"), settings)
-    return open_source(str(job.data), settings, job.parameters)
+    return open_source(str(job.data), settings, job.parameters, csv_format)
 
 
 # The modules for databases are imported only where they are needed: they take 20 MB.
@@ -229,9 +262,12 @@ def _fixed(
     rejected: Location | None,
 ) -> dict[str, Any]:
     """Everything that the content of the parts depends on, by the words for it in a message."""
+    csv_format = job.csv_format(model)
     columns = [[one.name, one.type, one.required] for one in model.schemas.columns]
     return {
         "the input": source.fingerprint(),
+        "the encoding of the input": csv_format.encoding,
+        "the delimiter of the input": csv_format.delimiter,
         "the model": model.model_id,
         "the engine": model.engine.name,
         "the model's columns": columns,

@@ -11,27 +11,33 @@ from pydantic import ValidationError
 
 from serving import extensions
 from serving.config.yaml_file import first_problem
-from serving.contract.arrow import convert
 from serving.contract.columns import MISSING, Column
 from serving.data.files import as_text
 from serving.engines.bisection import bisect
 from serving.errors import ExtensionError, Refused, RowError, ServingError
 from serving.inference.answers import AnswerColumns, joined
 from serving.inference.plain import REFUSED
+from serving.inference.values import ValueReader
 from serving.model.hooks import PredictionHooks, Record
 from serving.model.served import ServedModel
 from serving.redaction import first_line
 
 
 class HookedAnswers:
-    """Predicts records with the user's hooks; its columns end with the hooks' own fields."""
+    """Predicts records with the user's hooks; its columns end with the hooks' own fields.
+
+    Args:
+        model: the model.
+        hooks: the user's code.
+        values: converts the columns of a source.
+    """
 
     fields: list[pa.Field]
 
-    def __init__(self, model: ServedModel, hooks: PredictionHooks, *, is_text: bool) -> None:
+    def __init__(self, model: ServedModel, hooks: PredictionHooks, values: ValueReader) -> None:
         self._model = model
         self._hooks = hooks
-        self._is_text = is_text
+        self._values = values
         self._plain = AnswerColumns(model)
         own = hooks.response_fields.model_fields if hooks.response_fields else {}
         types = [_field_type(field.annotation) for field in own.values()]
@@ -85,7 +91,7 @@ class HookedAnswers:
         """The values as in a request, where single-precision numbers are not rounded yet."""
         if pa.types.is_float32(values.type) and name in rows.schema.names:
             column = Column(name, "double", required=False)
-            return convert(rows.column(name), column, from_text=self._is_text).values
+            return self._values.convert(rows.column(name), column).values
         return values
 
     def _answer(self, records: Sequence[Record]) -> list[Record]:
@@ -102,12 +108,12 @@ class HookedAnswers:
             return [{}] * rows.num_rows
         public = self._model.schemas.request_fields
         names = [name for name in public.values() if name in rows.schema.names]
-        missing = MISSING if self._is_text else ()
+        missing = MISSING if self._values.is_text else ()
         found: list[Record] = []
         for index, row in enumerate(rows.select(names).to_pylist()):
             given = {n: v for n, v in row.items() if v is not None and v not in missing and v == v}
             try:
-                one = fields.model_validate(given, strict=not self._is_text)
+                one = fields.model_validate(given, strict=not self._values.is_text)
                 found.append({name: getattr(one, attribute) for attribute, name in public.items()})
             except ValidationError as exc:
                 found.append({})

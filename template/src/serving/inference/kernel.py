@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from serving.contract.arrow import arrow_type, convert, items
+from serving.contract.arrow import arrow_type, items
 from serving.contract.columns import Column
 from serving.contract.schema import HISTORY
 from serving.data.base import require_columns
 from serving.errors import DataError
 from serving.inference.hooked import HookedAnswers
 from serving.inference.plain import PlainAnswers
+from serving.inference.values import ValueReader
 from serving.model.served import ServedModel
 
 
@@ -51,8 +52,10 @@ class Kernel:
     Args:
         model: the model, with the user's hooks.
         schema: the columns of the batches; those that the model does not know are kept.
-        is_text: whether the batches hold the text of a CSV file, which has to be parsed.
+        is_text: whether the batches hold the text of a CSV file, which has to be parsed, in the
+            forms that the model's recipe allows.
         keep_text: whether the answers hold the original text instead of the parsed values.
+        delimiter: the character between the fields of the file, for messages.
 
     Raises `DataError` for a missing column, and for one that has the name of an added column.
     """
@@ -61,27 +64,32 @@ class Kernel:
     """The columns of `Outcome.answers`: those of the rows, then the predictions."""
 
     def __init__(
-        self, model: ServedModel, schema: pa.Schema, *, is_text: bool, keep_text: bool = False
+        self,
+        model: ServedModel,
+        schema: pa.Schema,
+        *,
+        is_text: bool,
+        keep_text: bool = False,
+        delimiter: str = ",",
     ) -> None:
-        self._is_text = is_text
+        self._values = ValueReader(model.schemas.recipe, is_text=is_text)
         self._answers = (
-            HookedAnswers(model, model.hooks, is_text=is_text)
-            if model.hooks
-            else PlainAnswers(model)
+            HookedAnswers(model, model.hooks, self._values) if model.hooks else PlainAnswers(model)
         )
         columns = model.schemas.columns
         kept = {field.name: field for field in schema}
+        others = [one for one in columns if one.name not in model.schemas.history]
+        _check(schema.names, others, [field.name for field in self._answers.fields], delimiter)
         self._items: list[Column] = []
         """The columns that are the items of one column of arrays."""
         if HISTORY in kept:
-            self._items = [one for one in columns if one.name in model.schemas.history]
-            columns = [one for one in columns if one not in self._items]
+            self._items = [one for one in columns if one not in others]
+            columns = others
         elif history := [one for one in model.schemas.history if one not in kept]:
             raise DataError(
                 f"has no column '{HISTORY}' with arrays of {len(model.schemas.history)} numbers, "
                 f"the past values of a row, and no column '{history[0]}'; it needs one or the other"
             )
-        _check(schema.names, columns, [field.name for field in self._answers.fields])
         self._given = [column for column in columns if column.name in kept]
         self._absent = [column for column in columns if column.name not in kept]
         self._parsed: set[str] = set()
@@ -122,17 +130,17 @@ class Kernel:
         given = [(column, rows.column(column.name)) for column in self._given]
         if self._items:
             arrays = rows.column(HISTORY)
-            columns, is_wrong = items(arrays, len(self._items), from_text=self._is_text)
+            columns, is_wrong = items(arrays, len(self._items), from_text=self._values.is_text)
             given += zip(self._items, columns, strict=True)
             rule = f"must be an array of {len(self._items)} numbers, the oldest first"
             for index in np.flatnonzero(is_wrong).tolist():
                 rejects[index] = Reject(index, HISTORY, rule, _python(arrays[index]))
         for column, values in given:
             name = column.name
-            converted = convert(values, column, from_text=self._is_text)
+            converted = self._values.convert(values, column)
             found[name] = converted.values
             if converted.wrong is not None:
-                rule = f"must be {column.spec.rule}"
+                rule = f"must be {self._values.rule(column)}"
                 for index in np.flatnonzero(converted.wrong).tolist():
                     rejects.setdefault(index, Reject(index, name, rule, _python(values[index])))
             # As in a request, null is one of the values that `any` stands for.
@@ -153,8 +161,16 @@ def _without(
     return rows.filter(mask), left, np.flatnonzero(is_left)
 
 
-def _check(names: Sequence[str], columns: Sequence[Column], added: Sequence[str]) -> None:
-    require_columns(names, [one.name for one in columns if one.required], "which the model needs")
+def _check(
+    names: Sequence[str], columns: Sequence[Column], added: Sequence[str], delimiter: str
+) -> None:
+    require_columns(
+        names,
+        [one.name for one in columns if one.required],
+        "which the model needs",
+        delimiter=delimiter,
+        remedy="use --delimiter {}",
+    )
     known = set(names)
     for name in added:
         if name in known:

@@ -13,13 +13,8 @@ from pandas.api import types
 
 from serving.config.yaml_file import did_you_mean
 from serving.contract.recipe import Loader, Task
-from serving.data.tables import (
-    guess_encoding,
-    infer_column,
-    is_csv,
-    leading_zeros,
-    read_table,
-)
+from serving.data.encodings import guess_encoding
+from serving.data.tables import infer_column, is_csv, leading_zeros, read_table
 from serving.errors import DataError
 from serving.redaction import first_line
 from serving.training.inspection import (

@@ -19,9 +19,9 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.preprocessing import OrdinalEncoder
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from serving.contract.columns import Column, parse_datetime
+from serving.contract.columns import WRITTEN_NUMBER, Column, parse_datetime
 from serving.contract.recipe import TARGET_ENCODER, Data, Recipe, Task
-from serving.data.tables import WRITTEN_NUMBER, infer_column, to_table
+from serving.data.tables import infer_column, to_table
 from serving.errors import DataError
 from serving.training.profile import profile
 

@@ -66,7 +66,9 @@ def predict_on_spark(settings: Settings, job: Job, master: str) -> Summary:
             for path in filter(None, (output, rejected)):
                 if storage.exists(path):
                     raise DataError(f"{redact(path)}: exists already; delete it or name another")
-            source = storage.read(data, model.schemas.columns)
+            csv_format = job.csv_format(model)
+            source = storage.read(data, model.schemas.columns, csv_format)
+            job.check_csv_options(is_csv=source.header is not None)
             fields = [field for field in arrow_schema(source.rows) if field.name != MALFORMED]
             spec = ExecutorSpec(
                 id=uuid4().hex,
@@ -78,6 +80,7 @@ def predict_on_spark(settings: Settings, job: Job, master: str) -> Summary:
                 data=name,
                 columns=tuple(source.rows.columns),
                 schema=pa.schema(fields),
+                delimiter=csv_format.delimiter,
                 header=source.header,
                 output_is_text=is_csv(output),
                 rejected_is_text=is_csv(rejected) if rejected else None,

@@ -10,6 +10,8 @@ from uuid import uuid4
 import pyarrow as pa
 
 from serving.contract.columns import Column
+from serving.data.encodings import is_utf8
+from serving.data.files import CsvFormat
 from serving.errors import DataError
 from serving.inference.spark.worker import MALFORMED
 from serving.redaction import redact
@@ -67,18 +69,19 @@ class Storage:
         files, at = self._at(path)
         files.delete(at, True)
 
-    def read(self, path: str, columns: Sequence[Column]) -> "Source":
+    def read(self, path: str, columns: Sequence[Column], csv_format: CsvFormat) -> "Source":
         """Read Parquet or CSV: a file, a directory, or a pattern.
 
         All columns of CSV are text, and `MALFORMED` is one more. A column that is part of
         directory names, as in `year=2026/`, is text as well; in Parquet it is cast to the type of
         its contract.
 
-        Raises `DataError` if there is no file, and what Spark raises.
+        Raises `DataError` if there is no file, or if it is CSV in another encoding than UTF-8, and
+        what Spark raises.
         """
         first, partitions = self._first_file(path)
         if is_csv(first):
-            return self._read_csv(path)
+            return self._read_csv(path, csv_format)
         rows = self._session.read.parquet(path)
         rows = rows.drop(*(name for name in rows.columns if name.startswith(_INDEX)))
         for column in columns:
@@ -86,10 +89,18 @@ class Storage:
                 rows = rows.withColumn(column.name, rows[f"`{column.name}`"].cast(type_))
         return Source(rows)
 
-    def _read_csv(self, path: str) -> "Source":
+    def _read_csv(self, path: str, csv_format: CsvFormat) -> "Source":
         from pyspark.sql.types import StringType, StructField, StructType
 
-        lines = self._session.read.csv(path, header=False, **_CSV)
+        if not is_utf8(csv_format.encoding):
+            # Spark refuses most other encodings, and never says that a text is not in one.
+            raise DataError(
+                f"{redact(path)}: Spark reads CSV files in UTF-8 only, and {csv_format.named_by} "
+                f"names {csv_format.encoding}; leave out --on spark, or convert the file and use "
+                "--encoding utf-8"
+            )
+        options = _CSV | {"sep": csv_format.delimiter}
+        lines = self._session.read.csv(path, header=False, **options)
         header = lines.first()
         if header is None:
             raise DataError(f"{redact(path)}: the file is empty")
@@ -108,7 +119,7 @@ class Storage:
             header=True,
             enforceSchema=False,  # compares the header of each file
             columnNameOfCorruptRecord=MALFORMED,
-            **_CSV,
+            **options,
         )
         return Source(rows, len(names))
 

@@ -49,6 +49,8 @@ class ExecutorSpec:
     """The names of the columns of the batches."""
     schema: pa.Schema
     """The same without `MALFORMED`, and with their types."""
+    delimiter: str
+    """The character between the fields of a row of CSV."""
     header: int | None
     """How many fields a row of CSV has; None for Parquet."""
     output_is_text: bool
@@ -70,7 +72,11 @@ class Predictor:
         self._spec = spec
         is_text = spec.header is not None
         self._kernel = Kernel(
-            model, spec.schema, is_text=is_text, keep_text=is_text and spec.output_is_text
+            model,
+            spec.schema,
+            is_text=is_text,
+            keep_text=is_text and spec.output_is_text,
+            delimiter=spec.delimiter,
         )
         fields = _as_written(self._kernel.schema, spec.output_is_text)
         if spec.rejected_is_text is not None:
@@ -123,7 +129,7 @@ class Predictor:
         return rows.filter(pc.is_null(lines)), lines.drop_null().to_pylist()
 
     def _wrong_length(self, line: str) -> str:
-        [fields] = csv.reader(io.StringIO(line, newline=""))
+        [fields] = csv.reader(io.StringIO(line, newline=""), delimiter=self._spec.delimiter)
         return f"has {len(fields)} fields, the header has {self._spec.header}"
 
     def _batch(self, columns: list[pa.Array]) -> pa.RecordBatch:
