@@ -50,6 +50,24 @@ METRICS: dict[str, ClusterMetric] = {
 }
 
 
+_MODELS_OWN = ("bic", "aic")
+_NEVER_OPTIMIZED = ("n_clusters", "inertia")
+
+
+def check_optimized(name: str, model: Any, key: str) -> None:
+    """Raise `RecipeError` naming the recipe's key if tuning cannot compare models by a metric."""
+    if name in _NEVER_OPTIMIZED:
+        why = "more clusters always improve it"
+    elif name in _MODELS_OWN and not hasattr(model, name):
+        why = f"{type(model).__name__} does not compute it"
+    else:
+        return
+    usable = [one for one in METRICS if one not in (*_NEVER_OPTIMIZED, *_MODELS_OWN)]
+    raise RecipeError(
+        f"{key}: '{name}' cannot be optimized, because {why}; use {', '.join(usable)}"
+    )
+
+
 def check_clusterer(class_path: str, estimator_class: Any) -> None:
     """Raise `RecipeError` if a class can only label the rows that it was fitted on."""
     if hasattr(estimator_class, "fit_predict") and not hasattr(estimator_class, "predict"):

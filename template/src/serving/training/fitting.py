@@ -13,6 +13,7 @@ from serving.redaction import first_line
 from serving.training import progress
 from serving.training.baseline import DESCRIPTIONS, make_baseline
 from serving.training.calibration import calibrate, check_calibration
+from serving.training.clustering import check_optimized
 from serving.training.cross_validation import cross_validate
 from serving.training.data import Dataset
 from serving.training.metrics import (
@@ -44,6 +45,9 @@ def check_plan(
     check_target_encoding(recipe, data.target_of(parts["train"]))
     if recipe.task_choice not in _SUPERVISED:
         _refuse_supervised(recipe)
+        if recipe.model.hyperparameters.tuning_enabled:
+            name, _ = optimized_metric(recipe)
+            check_optimized(name, pipeline[-1], OPTIMIZATION_METRIC)
         return
     assert data.target is not None
     is_calibrated = recipe.model.calibration.enabled
@@ -65,12 +69,13 @@ _SUPERVISED = (Task.CLASSIFICATION, Task.REGRESSION, Task.TIMESERIES)
 
 def _refuse_supervised(recipe: Recipe) -> None:
     """Raise `RecipeError` for what needs a score of a model."""
-    for key, is_asked in (
-        ("model.hyperparameters.tuning_enabled", recipe.model.hyperparameters.tuning_enabled),
-        ("evaluation.cross_validation", recipe.evaluation.cross_validation),
+    is_tuned = recipe.model.hyperparameters.tuning_enabled
+    for key, is_asked, tasks in (
+        ("model.hyperparameters.tuning_enabled", is_tuned, (*_SUPERVISED, Task.CLUSTERING)),
+        ("evaluation.cross_validation", recipe.evaluation.cross_validation, _SUPERVISED),
     ):
-        if is_asked:
-            names = " and ".join(_SUPERVISED)
+        if is_asked and recipe.task_choice not in tasks:
+            names = f"{', '.join(tasks[:-1])} and {tasks[-1]}"
             raise RecipeError(f"{key}: is only for {names}, not {recipe.task_choice}")
 
 
@@ -80,13 +85,25 @@ def trial_score(
     """The function that scores hyperparameters with the metric that is optimized.
 
     It fits on the train part and evaluates on the validation part. Without a validation part, it
-    returns the mean of a cross-validation in the train part.
+    returns the mean of a cross-validation in the train part, or for clustering, the metric of the
+    train part itself.
 
     Raises `DataError` if the train part is too small for the folds. The function raises what a fit
     raises, and `TrainingError` if the metric has no value.
     """
     name, metric = optimized_metric(recipe)
     train, validation = parts["train"], parts.get("validation")
+    if recipe.task_choice is Task.CLUSTERING:
+        rows = train if validation is None else validation
+
+        def clusters_scored(values: Mapping[str, Any]) -> float:
+            pipeline = build_pipeline(recipe, data.feature_columns, values)
+            pipeline.fit(data.features.loc[train])
+            seed = recipe.evaluation.random_state
+            told = evaluate(pipeline, data.features, None, {"trial": rows}, {name: metric}, seed)
+            return _only_value(told, name)
+
+        return clusters_scored
     assert data.target is not None
     whole = data.target
     features, target = data.features.loc[train], whole.loc[train]
@@ -102,11 +119,16 @@ def trial_score(
             pipeline.fit(features, target)
             rows = data.features.loc[validation]
             scores = score(pipeline, rows, whole.loc[validation], {name: metric})
-        if name not in scores:
-            raise TrainingError(f"{name} has no value")
-        return scores[name]
+        return _only_value(scores, name)
 
     return scored
+
+
+def _only_value(scores: Mapping[str, float], name: str) -> float:
+    if not scores:
+        raise TrainingError(f"{name} has no value")
+    [value] = scores.values()
+    return value
 
 
 def cross_validated(

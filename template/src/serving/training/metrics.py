@@ -126,6 +126,7 @@ _OPTIMIZED = {
     Task.CLASSIFICATION: "accuracy",
     Task.REGRESSION: "r2",
     Task.TIMESERIES: "rmse",
+    Task.CLUSTERING: "silhouette_score",
 }
 """As in Modern ML Pipeline."""
 
@@ -174,8 +175,8 @@ def main_metric(recipe: Recipe, chosen: Mapping[str, Any]) -> str | None:
     return next((name for name in (*wanted, *chosen) if name in chosen), None)
 
 
-def optimized_metric(recipe: Recipe) -> tuple[str, Metric]:
-    """The name of the metric that tuning optimizes, and the metric.
+def optimized_metric(recipe: Recipe) -> tuple[str, Any]:
+    """The name of the metric that tuning optimizes, and the metric, as in `chosen_metrics`.
 
     Raises `RecipeError` if the task has no such metric.
     """

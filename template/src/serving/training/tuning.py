@@ -21,7 +21,7 @@ from serving.contract.recipe import Recipe, Tunable
 from serving.errors import TrainingError
 from serving.redaction import first_line
 from serving.training import progress
-from serving.training.metrics import optimized_metric
+from serving.training.metrics import is_loss, optimized_metric
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +57,10 @@ def tune(
     is complete.
     """
     plan = recipe.model.hyperparameters
-    name, metric = optimized_metric(recipe)
+    name, _ = optimized_metric(recipe)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
-        direction="minimize" if metric.is_loss else "maximize",
+        direction="minimize" if is_loss(recipe.task_choice, name) else "maximize",
         sampler=optuna.samplers.TPESampler(seed=recipe.evaluation.random_state),
     )
     distributions = {key: _distribution(one) for key, one in plan.tunable.items()}
