@@ -16,8 +16,14 @@ ConfigPath = Annotated[
     typer.Option("--config-path", "-c", envvar="CONFIG_PATH", help="Config file."),
 ]
 DataPath = Annotated[
-    Path | None,
-    typer.Option("--data-path", "-d", envvar="DATA_PATH", help="CSV or Parquet file to read."),
+    str | None,
+    typer.Option(
+        "--data-path",
+        "-d",
+        envvar="DATA_PATH",
+        help="Data to read: CSV or Parquet file, directory or pattern of Parquet files, s3://, "
+        "gs:// or abfs:// address, or .sql or .sql.j2 file with a query.",
+    ),
 ]
 RunId = Annotated[
     str | None,

@@ -16,6 +16,7 @@ import typer
 from serving.commands._next import STARTED_BY
 from serving.commands._options import (
     ConfigPath,
+    DataPath,
     ModelUri,
     Parameters,
     RunId,
@@ -41,16 +42,7 @@ def run(
     run_id: RunId = None,
     model_uri: ModelUri = None,
     config_path: ConfigPath = DEFAULT_CONFIG,
-    data_path: Annotated[
-        str | None,
-        typer.Option(
-            "--data-path",
-            "-d",
-            envvar="DATA_PATH",
-            help="Rows to predict: CSV or Parquet file, directory or pattern of Parquet files, "
-            "s3://, gs:// or abfs:// address, or .sql or .sql.j2 file with a query.",
-        ),
-    ] = None,
+    data_path: DataPath = None,
     query: Annotated[
         str | None,
         typer.Option(envvar="QUERY", help="SQL query to read, instead of a file."),

@@ -9,7 +9,13 @@ import typer
 
 from serving.commands._columns import table_of
 from serving.commands._next import serve_command, ui_command
-from serving.commands._options import ConfigPath, Parameters, parameters_of, settings_with
+from serving.commands._options import (
+    ConfigPath,
+    DataPath,
+    Parameters,
+    parameters_of,
+    settings_with,
+)
 from serving.config.settings import DEFAULT_CONFIG
 from serving.errors import DataError, GateError, RecipeError, TrainingStopped
 
@@ -30,17 +36,7 @@ def run(
         ),
     ] = None,
     config_path: ConfigPath = DEFAULT_CONFIG,
-    data_path: Annotated[
-        str | None,
-        typer.Option(
-            "--data-path",
-            "-d",
-            envvar="DATA_PATH",
-            help="Data to train on, instead of the recipe's: CSV or Parquet file, directory or "
-            "pattern of Parquet files, s3://, gs:// or abfs:// address, or .sql or .sql.j2 file "
-            "with a query.",
-        ),
-    ] = None,
+    data_path: DataPath = None,
     params: Parameters = None,
     strict: Annotated[
         bool,
