@@ -281,6 +281,8 @@ class Data(Section):
     split: Split = Split()
     example: dict[str, Any] = {}
     """Column values for the API's example; the other values are typical or invented."""
+    known_before_target: list[str] = []
+    """Features that may give the target away: they are known before it, so they are no leak."""
 
     def features_of(self, columns: list[str]) -> list[str]:
         """The features among a table's `columns`.

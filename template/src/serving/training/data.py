@@ -10,6 +10,7 @@ import pandas as pd
 from pandas.api.types import is_float_dtype
 
 from serving.config.settings import Settings
+from serving.config.yaml_file import did_you_mean
 from serving.contract.columns import Column
 from serving.contract.recipe import Loader, Recipe, Task
 from serving.data import series
@@ -21,10 +22,10 @@ from serving.data.tables import (
     require_columns,
     to_table,
 )
-from serving.errors import DataError
+from serving.errors import DataError, RecipeError
 from serving.redaction import redact
 from serving.training.causal import read_treatment
-from serving.training.inspection import Inspection, inspect
+from serving.training.inspection import Inspection, inspect, needs_numbers
 from serving.training.profile import Profile, make_example, profile
 
 _CLASSES = ("string", "long", "boolean")
@@ -100,6 +101,10 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
     require_columns(frame, list(interface.roles), path, "named in the recipe's data_interface")
     features = recipe.data.features_of(list(frame.columns))
     require_columns(frame, features, path, "named in the recipe's feature_columns")
+    for name in recipe.data.known_before_target:
+        if name not in features:
+            hint = did_you_mean(name, features)
+            raise RecipeError(f"data.known_before_target: '{name}' is no feature{hint}")
 
     target = None if recipe.task_choice is Task.CLUSTERING else interface.target_column
     rows = len(frame)
@@ -133,7 +138,7 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
     except DataError as exc:
         raise DataError(f"{path}: {exc}") from None
     if target_column is not None:
-        _check_target(recipe, target_column, frame[target_column.name].nunique(), path)
+        _check_target(recipe, target_column, frame[target_column.name], path)
 
     time_columns = _time_columns(recipe, frame, path)
     targets = [] if target_column is None else [target_column]
@@ -233,18 +238,20 @@ def _groups(recipe: Recipe, frame: pd.DataFrame, path: str) -> "pd.Series[Any] |
     return frame.groupby(names, sort=False).ngroup()
 
 
-def _check_target(recipe: Recipe, target: Column, classes: int, path: str) -> None:
+def _check_target(recipe: Recipe, target: Column, values: "pd.Series[Any]", path: str) -> None:
+    is_declared = target.name in recipe.data.loader.declared
+    hint = "" if is_declared else needs_numbers(target.name, target, values)
     if recipe.task_choice is Task.CAUSAL and target.type not in ("long", "double", "boolean"):
         raise DataError(
             f"{path}: the target column '{target.name}' is {target.spec.rule}; an effect is a "
-            "difference of outcomes, so it needs numbers or booleans"
+            f"difference of outcomes, so it needs numbers or booleans{hint}"
         )
     if recipe.task_choice is Task.REGRESSION and target.type not in ("long", "double"):
         raise DataError(
             f"{path}: the target column '{target.name}' is {target.spec.rule}; "
-            "regression needs numbers"
+            f"regression needs numbers{hint}"
         )
-    if recipe.task_choice is Task.CLASSIFICATION and classes < 2:
+    if recipe.task_choice is Task.CLASSIFICATION and values.nunique() < 2:
         raise DataError(
             f"{path}: the target column '{target.name}' has the same value in every row; "
             "classification needs two classes or more"

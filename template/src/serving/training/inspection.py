@@ -259,11 +259,13 @@ def _warnings(
             yield from _about_feature(recipe, name, column, values)
     if target is not None and len(frame) >= FEWEST_ROWS:
         for name, score in _giving_away(recipe, frame, learned).items():
+            if name in recipe.data.known_before_target:
+                continue
             measure = "R2" if recipe.task_choice is Task.REGRESSION else "balanced accuracy"
             yield (
                 f"column '{name}': gives the target away: on its own it predicts '{target}' with "
-                f"a {measure} of {score:.3f}; leave it out of data_interface.feature_columns if "
-                "it is not known before the target"
+                f"a {measure} of {score:.3f}; leave it out of data_interface.feature_columns, or "
+                "list it in data.known_before_target if it is known before the target"
             )
 
 
@@ -329,6 +331,22 @@ def _about_form(name: str, column: Column, values: "pd.Series[Any]") -> Iterator
         f"column '{name}': {_counted(found.count)} {what}, such as \"{found.example}\", which "
         f"makes all of them text; write data.loader.types: {{{key}: {found.type}}}"
     )
+
+
+def needs_numbers(name: str, column: Column, values: "pd.Series[Any]") -> str:
+    """What to do about a column that is nearly numbers, in parentheses; empty if it is not.
+
+    Args:
+        name: the column, whose type the recipe does not declare.
+        column: its type.
+        values: its values without missing ones.
+    """
+    found = written(values) if column.type == "string" else None
+    if found is None or found.type not in ("long", "double"):
+        return ""
+    [warning] = _about_form(name, column, values)
+    hint = warning.removeprefix(f"column '{name}': ")
+    return f" ({hint})"
 
 
 def _about_feature(
