@@ -438,6 +438,7 @@ def test_the_command_says_what_is_done_and_how_good_the_model_is(
     steps = [one.message for one in caplog.records if one.name == "serving.training.progress"]
     assert steps == [
         "reading the rows",
+        "checking the columns of 569 rows",
         "opening the MLflow store",
         "fold 1 of 2",
         "fold 2 of 2",

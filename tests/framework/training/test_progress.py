@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from serving.training import progress
 from sklearn.datasets import load_breast_cancer
 
 RECIPE: dict[str, Any] = {
@@ -82,17 +83,41 @@ def _read(terminal: int) -> str:
 def test_ctrl_c_in_a_trial_goes_on_with_the_best(project: Path) -> None:
     status, answer, shown = train_on_terminal(project, "trial 3 of 500, best accuracy 0.9")
     assert status == 0
-    steps = ["starting", "reading the rows", "opening the MLflow store", "trial 1 of 500", "━━━"]
-    steps += ["trial 2 of 500, best accuracy 0.9", "the best trial so far is used"]
+    steps = ["starting", "checking the columns of 569 rows"]
+    steps += [
+        "opening the MLflow store",
+        "trial 1 of 500",
+        "━━━",
+        "trial 2 of 500, best accuracy 0.9",
+    ]
+    steps += ["the best trial so far is used"]
     steps += ["fitting RandomForestClassifier on 341 rows", "logging the model"]
-    places = [shown.find(step) for step in steps]
-    assert places == sorted(places)
-    assert -1 not in places
+    rest = shown
+    for step in steps:
+        assert step in rest
+        rest = rest.partition(step)[2]
     assert "━" not in answer
     assert answer.startswith("column ")
     assert "\n\nrecipe: biopsies (recipe.yaml)\n" in answer
     assert "\ntest accuracy: 0.9" in answer
     assert "(always the most frequent class: 0.6316)" in answer
+
+
+def test_a_bar_shows_how_much_of_a_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.csv").write_bytes(b"1,2\n" * 250_000)
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with progress.shown(), progress.opened(tmp_path / "rows.csv") as file:
+            progress.step("reading the rows")
+            assert len(file.read(500_000)) == 500_000
+        shown = _read(ours)
+    os.close(ours)
+    filled = shown.rpartition("reading the rows")[2]
+    assert "━━━" in filled  # about half of it is in another colour
+    assert "╸" in filled or "╺" in filled
 
 
 def test_ctrl_c_ends_with_one_sentence(project: Path) -> None:

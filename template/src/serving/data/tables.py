@@ -1,8 +1,8 @@
 """Read and write CSV and Parquet files, with the types of a model's columns."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -29,13 +29,23 @@ from serving.redaction import first_line
 _PLAIN = Loader()
 
 
-def read_table(path: Path, as_text: Collection[str] = (), loader: Loader = _PLAIN) -> pd.DataFrame:
+def _opened(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def read_table(
+    path: Path,
+    as_text: Collection[str] = (),
+    loader: Loader = _PLAIN,
+    open_file: Callable[[Path], BinaryIO] = _opened,
+) -> pd.DataFrame:
     """Read a CSV or Parquet file.
 
     Args:
         path: the file; its extension gives the format.
         as_text: columns of a CSV file that are read as text; the types of others are inferred.
         loader: how a CSV file is read, and the types of columns, which take priority.
+        open_file: opens a CSV file, and may watch how it is read.
 
     Raises `DataError` with one sentence that names the file and what is wrong; for a value that
     breaks its declared type, also the row, the column and the rule.
@@ -44,7 +54,10 @@ def read_table(path: Path, as_text: Collection[str] = (), loader: Loader = _PLAI
         raise DataError(f"{path}: is a directory, not a CSV or Parquet file")
     check_format(str(path))
     try:
-        frame = _read_csv(path, as_text, loader) if is_csv(path) else _read_parquet(path, loader)
+        if is_csv(path):
+            frame = _read_csv(path, as_text, loader, open_file)
+        else:
+            frame = _read_parquet(path, loader)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file (looked in {Path.cwd()})") from None
     except pd.errors.EmptyDataError:
@@ -73,7 +86,12 @@ def _options(loader: Loader) -> dict[str, Any]:
     }
 
 
-def _read_csv(path: Path, as_text: Collection[str], loader: Loader) -> pd.DataFrame:
+def _read_csv(
+    path: Path,
+    as_text: Collection[str],
+    loader: Loader,
+    open_file: Callable[[Path], BinaryIO],
+) -> pd.DataFrame:
     options = _options(loader)
     # pandas would rename the second of two columns with the same name. If rows are longer than
     # the header, it would use their first column as the index.
@@ -83,13 +101,14 @@ def _read_csv(path: Path, as_text: Collection[str], loader: Loader) -> pd.DataFr
             raise DataError(f"{path}: the column '{name}' appears twice")
     for key in ("types", "date_format"):
         _require(header, list(getattr(loader, key)), path, f"named in data.loader.{key}")
-    frame: pd.DataFrame = pd.read_csv(
-        path,
-        dtype=dict.fromkeys([*as_text, *loader.declared], str),
-        na_values=list(MISSING),
-        low_memory=False,
-        **options,
-    )
+    with open_file(path) as file:
+        frame: pd.DataFrame = pd.read_csv(
+            file,
+            dtype=dict.fromkeys([*as_text, *loader.declared], str),
+            na_values=list(MISSING),
+            low_memory=False,
+            **options,
+        )
     if not isinstance(frame.index, pd.RangeIndex):
         _require(header, [""] if len(header) == 1 else [], path, "")  # another delimiter
         raise DataError(f"{path}: the rows have more fields than the header has names")

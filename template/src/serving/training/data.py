@@ -24,6 +24,7 @@ from serving.data.tables import (
 )
 from serving.errors import DataError, RecipeError
 from serving.redaction import redact
+from serving.training import progress
 from serving.training.causal import read_treatment
 from serving.training.inspection import Inspection, inspect, needs_numbers
 from serving.training.profile import Profile, make_example, profile
@@ -87,7 +88,8 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
     def read_file(file: Path) -> pd.DataFrame:
         nonlocal is_file
         is_file = True
-        table = read_table(file, as_text=interface.entity_columns, loader=loader)
+        keys = interface.entity_columns
+        table = read_table(file, as_text=keys, loader=loader, open_file=progress.opened)
         zeros.update(leading_zeros(file, table, loader))
         return table
 
@@ -98,6 +100,7 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
             f"{path}: data.loader.types and date_format are for CSV files only; this source has "
             "types, so change them there"
         )
+    progress.step(f"checking the columns of {len(frame):,} rows")
     require_columns(frame, list(interface.roles), path, "named in the recipe's data_interface")
     features = recipe.data.features_of(list(frame.columns))
     require_columns(frame, features, path, "named in the recipe's feature_columns")

@@ -1,9 +1,13 @@
 """What training does at the moment: a line on a terminal, or else lines in the log."""
 
+import io
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
@@ -84,3 +88,23 @@ def step(text: str, done: int = 0, total: int | None = None) -> None:
         logger.info(text)
     else:
         _shown.update(_shown.task_ids[0], description=text, done=done, of=total)
+
+
+def opened(path: Path) -> io.BufferedReader:
+    """Open a file to read it as bytes; a bar shows how much of it has been read.
+
+    Raises `OSError` as `open` does.
+    """
+    return io.BufferedReader(_WatchedFile(path), _BUFFER_BYTES)
+
+
+_BUFFER_BYTES = 1 << 18
+
+
+class _WatchedFile(io.FileIO):
+    def readinto(self, buffer: Any) -> int | None:
+        count = super().readinto(buffer)
+        if _shown is not None:
+            size = os.fstat(self.fileno()).st_size
+            _shown.update(_shown.task_ids[0], done=self.tell(), of=size)
+        return count
