@@ -323,6 +323,68 @@ def test_estimators_of_econml_are_trained_and_served(render: Render) -> None:
     assert correlation([one["prediction"] for one in batch], effects) > 0.8
 
 
+@pytest.mark.skipif(not LONG, reason="installs statsforecast: LONG_TESTS=1")
+def test_a_forecaster_is_trained_and_served_without_its_library(render: Render) -> None:
+    project = render(project_name="With statsforecast")
+    days = list(csv.DictReader((ROOT / "tests/data/seattle.csv").open(encoding="utf-8")))
+    with (project / "two.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["kind", "date", "temperature"])
+        table.writerows([kind, day["date"], day[kind]] for kind in ("high", "low") for day in days)
+    (project / "two.yaml").write_text(
+        """
+        name: temperatures
+        task_choice: timeseries
+        data:
+          loader: {source_uri: two.csv}
+          data_interface:
+            entity_columns: [kind]
+            target_column: temperature
+            timestamp_column: date
+          forecasting: {horizon: 14, frequency: D}
+        model:
+          class_path: statsforecast.models.AutoETS
+          compile: true
+          hyperparameters: {values: {season_length: 7}}
+        """,
+        encoding="utf-8",
+    )
+    uv("sync", "--quiet", cwd=project)
+    command = ("run", "mmp", "train", "--recipe-path", "two.yaml")
+    refused = uv(*command, cwd=project, check=False)
+    assert refused.returncode == 2
+    package = "statsforecast==2.0.*; sys_platform != 'win32'"
+    assert f'add its package with: uv add --group training "{package}"' in refused.stderr
+    uv("add", "--quiet", "--group", "training", package, cwd=project)
+    quiet = ("-q", "-c", "pyproject.toml", f"--confcutdir={FRAMEWORK}")
+    uv("run", "pytest", *quiet, FRAMEWORK / "training/test_forecasters.py", cwd=project)
+    output = uv(*command, cwd=project).stdout
+    assert "after the backtest, the model is fitted on all of them" in output
+    assert "forecasts are looked up, so there is nothing to compile" in output
+
+    uv("remove", "--quiet", "--group", "training", "statsforecast", cwd=project)
+    asked = [("low", f"2016-01-{day:02}") for day in range(1, 15)]
+    samples = [{"kind": kind, "date": day} for kind, day in asked]
+    with serve(project, "--run-id", "latest") as http:
+        example = request_schema(http.get("/openapi.json").json())["example"]
+        assert http.post("/predict", json=example).status_code == 200
+        batch = http.post("/predict/batch", json={"samples": samples}).json()["predictions"]
+        late = http.post("/predict", json={"kind": "low", "date": "2016-01-15"})
+        assert late.status_code == 422
+    with (project / "asked.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("kind", "date"), *asked, ("low", "2016-01-15")])
+    options = ("--run-id", "latest", "--data-path", "asked.csv", "-o", "out.csv")
+    rejecting = ("--on-bad-row", "quarantine", "--rejected-path", "rejected.csv")
+    done = uv("run", "mmp", "batch-inference", *options, *rejecting, cwd=project, check=False)
+    assert done.returncode == 3
+    written = list(csv.DictReader((project / "out.csv").open(encoding="utf-8")))
+    for row, one in zip(written, batch, strict=True):
+        for name in ("prediction", "prediction_lower", "prediction_upper"):
+            assert float(row[name]) == pytest.approx(one[name])
+    rejected = (project / "rejected.csv").read_text(encoding="utf-8")
+    assert "the forecasts of kind low are for 2016-01-01 00:00:00 to 2016-01-14" in rejected
+
+
 def test_an_api_without_training_serves_what_was_trained_elsewhere(
     project: Path, penguins: str, render: Render
 ) -> None:

@@ -4,7 +4,9 @@ A model that was trained with one of them is pickled with the name of this modul
 every stage, and it and its classes keep their names.
 """
 
+import copy
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, Self
 
 import numpy as np
@@ -148,6 +150,136 @@ class RecursiveForecaster(RegressorMixin, BaseEstimator):  # type: ignore[misc] 
             found.append(np.asarray(self.estimator_.predict(rows), dtype=np.float64).ravel())
             past = np.column_stack([past[:, 1:], found[-1]])
         return np.column_stack(found)
+
+
+class SeriesForecaster(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """The forecasts of several series, each made once, from all of its values.
+
+    A fitted forecaster is pickled with its forecasts and without the model. So answering needs
+    neither the model's library nor a state that could be lost.
+
+    Args:
+        model: unfitted; a model of statsforecast, with `forecast(y, h, level)`.
+        entities: the columns that tell the series apart; empty for a single series.
+        timestamp: the column of the time.
+        horizon: how many values are predicted.
+        frequency: the time between two values, an alias of pandas.
+    """
+
+    independent_rows = True
+
+    def __init__(
+        self, model: Any, entities: Sequence[str], timestamp: str, horizon: int, frequency: str
+    ) -> None:
+        self.model = model
+        self.entities = entities
+        self.timestamp = timestamp
+        self.horizon = horizon
+        self.frequency = frequency
+
+    def fit(self, X: pd.DataFrame, y: Any) -> Self:
+        """Forecast the values that follow each series.
+
+        Args:
+            X: the columns `entities` and `timestamp`; each series has a row for every time.
+            y: the values, shape (rows,).
+
+        Raises `ValueError` naming the series that the model cannot forecast.
+        """
+        keys = self._keys(X)
+        self.positions_ = {key: position for position, key in enumerate(dict.fromkeys(keys))}
+        rows = pd.DataFrame(
+            {
+                "series": [self.positions_[key] for key in keys],
+                "time": X[self.timestamp].to_numpy("datetime64[us]"),
+                "value": np.asarray(y, dtype=np.float64),
+            }
+        ).sort_values(["series", "time"])
+        series = rows.groupby("series")
+        ends = series["time"].last()
+        steps = {end: self._steps_after(end) for end in ends.unique()}
+        self.steps_ = [steps[end] for end in ends]
+        """For each series, the position of each time that is forecast."""
+        found = [
+            self._forecast(key, one["value"].to_numpy())
+            for key, (_, one) in zip(self.positions_, series, strict=True)
+        ]
+        width = min(one.shape[1] for one in found)  # without bounds unless each series has them
+        self.forecasts_ = np.stack([one[:, :width] for one in found])
+        """Shape (series, horizon, 3): the value and its bounds; (series, horizon, 1) without."""
+        return self
+
+    def predict(self, X: pd.DataFrame) -> np.ndarray:
+        """The forecast for the time of each row, of shape (rows,).
+
+        Raises `ValueError` for a series that is not known, and a time that is not forecast.
+        """
+        return self.predict_with_details(X)[0]
+
+    def predict_with_details(self, X: pd.DataFrame) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The forecast and the bounds of its interval, if there are any, each of shape (rows,)."""
+        times = X[self.timestamp].to_numpy("datetime64[us]").tolist()
+        places = [self._place(key, time) for key, time in zip(self._keys(X), times, strict=True)]
+        series, steps = np.array(places, dtype=np.intp).reshape(-1, 2).T
+        value, *bounds = self.forecasts_[series, steps].T
+        return value, dict(zip(self.detail_names, bounds, strict=True))
+
+    @property
+    def detail_names(self) -> tuple[str, ...]:
+        """The keys of the details."""
+        has_interval = self.forecasts_.shape[2] > 1
+        return ("prediction_lower", "prediction_upper") if has_interval else ()
+
+    def _steps_after(self, end: pd.Timestamp) -> dict[datetime, int]:
+        offset = to_offset(self.frequency)
+        return {(end + (step + 1) * offset).to_pydatetime(): step for step in range(self.horizon)}
+
+    def _keys(self, X: pd.DataFrame) -> list[tuple[Any, ...]]:
+        """What tells the series of each row apart."""
+        if not self.entities:
+            return [()] * len(X)
+        return list(zip(*(X[name].tolist() for name in self.entities), strict=True))
+
+    def _place(self, key: tuple[Any, ...], time: datetime | None) -> tuple[int, int]:
+        """The positions of a series and of a time among its steps."""
+        if key not in self.positions_:
+            raise ValueError(f"the model does not know the series {self._name(key)}")
+        series = self.positions_[key]
+        steps = self.steps_[series]
+        if time not in steps:
+            which = f" of {self._name(key)}" if key else ""
+            raise ValueError(
+                f"{self.timestamp} {time} is not forecast; the forecasts{which} are for "
+                f"{min(steps)} to {max(steps)} (frequency {self.frequency})"
+            )
+        return series, steps[time]
+
+    def _name(self, key: tuple[Any, ...]) -> str:
+        return ", ".join(f"{name} {part}" for name, part in zip(self.entities, key, strict=True))
+
+    def _forecast(self, key: tuple[Any, ...], values: np.ndarray) -> np.ndarray:
+        """The values and, if the model gives any, their bounds: shape (horizon, 1 or 3)."""
+        try:
+            names = ["mean", "lo-95", "hi-95"]
+            try:
+                found = copy.deepcopy(self.model).forecast(y=values, h=self.horizon, level=[95])
+            except Exception:  # models without an interval raise several kinds
+                found = copy.deepcopy(self.model).forecast(y=values, h=self.horizon)
+            columns = [np.asarray(found[name], dtype=np.float64) for name in names if name in found]
+        except Exception as exc:
+            reason = str(exc) or type(exc).__name__
+            raise ValueError(f"{self._told(key, values)} cannot be forecast: {reason}") from exc
+        if not np.isfinite(columns[0]).all():
+            raise ValueError(f"{self._told(key, values)} cannot be forecast: no number is found")
+        are_numbers = len(columns) == len(names) and np.isfinite(columns).all()
+        return np.column_stack(columns if are_numbers else columns[:1])
+
+    def _told(self, key: tuple[Any, ...], values: np.ndarray) -> str:
+        named = f" {self._name(key)}" if key else ""
+        return f"the series{named} ({len(values)} values)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "model": None}
 
 
 def later(times: "pd.Series[Any]", frequency: str, steps: int) -> Any:

@@ -62,6 +62,7 @@ from serving.compilation.features import (
 from serving.compilation.graph import ML, Graph
 from serving.compilation.others import predict_with_skl2onnx
 from serving.errors import CompilationError
+from serving.forecasting import SeriesForecaster
 
 Features = list[Feature]
 
@@ -79,6 +80,8 @@ def predict(graph: Graph, estimator: Any, features: Features) -> Answer:
     if isinstance(estimator, EconML):
         inner = type(estimator.estimator)
         raise CompilationError(f"there is no converter for econml's {inner.__name__}")
+    if isinstance(estimator, SeriesForecaster):
+        raise CompilationError("forecasts are looked up, so there is nothing to compile")
     if tells and is_clusterer(estimator):
         raise CompilationError(f"there is no converter for sklearn.{name}")
     if not tells or not (is_classifier(estimator) or is_regressor(estimator)):

@@ -8,6 +8,8 @@ _DESCRIPTIONS = {
     "distances": "Cluster -> distance to its centre, in units of the preprocessed features",
     "effect_lower": "Lower bound of the effect's 95 % confidence interval",
     "effect_upper": "Upper bound of the effect's 95 % confidence interval",
+    "prediction_lower": "Lower bound of the 95 % prediction interval",
+    "prediction_upper": "Upper bound of the 95 % prediction interval",
     "outcome_with_treatment": "The outcome that is predicted with the treatment",
     "outcome_without_treatment": "The outcome that is predicted without the treatment",
 }

@@ -218,6 +218,11 @@ class Split(Section):
         return self
 
 
+FORECASTERS = "statsforecast."
+"""How the class path of a forecaster begins."""
+_OF_FEATURES = ("strategy", "lags", "rolling", "calendar")
+"""Keys that say from which features a regressor predicts a time series."""
+
 Statistic = Literal["mean", "std", "min", "max"]
 Calendar = Literal[
     "year", "quarter", "month", "day", "dayofyear", "dayofweek", "is_weekend", "hour", "minute"
@@ -451,6 +456,11 @@ class Tunable(Section):
             raise ValueError("range of the type int must be two integers")
         return int(low), int(high)
 
+    @property
+    def first(self) -> Any:
+        """One of the values."""
+        return self.range[0] if self.type == "categorical" else self.limits[0]
+
 
 class Hyperparameters(Section):
     """Arguments of the estimator's constructor, and which of them are tuned."""
@@ -629,10 +639,22 @@ class Recipe(Section):
         return self.data.forecasting or Forecasting()
 
     @property
+    def is_forecaster(self) -> bool:
+        """Whether the model is a forecaster, which learns each series from its values alone."""
+        is_series = self.task_choice is Task.TIMESERIES
+        return is_series and self.model.class_path.startswith(FORECASTERS)
+
+    @property
+    def values_per_row(self) -> int:
+        """How many values the model answers for one row."""
+        is_series = self.task_choice is Task.TIMESERIES
+        return self.forecasting.horizon if is_series and not self.is_forecaster else 1
+
+    @property
     def history_columns(self) -> list[str]:
         """The columns of the values before a timestamp, the oldest first; none for other tasks."""
         target = self.data.data_interface.target_column
-        if self.task_choice is not Task.TIMESERIES or target is None:
+        if self.task_choice is not Task.TIMESERIES or self.is_forecaster or target is None:
             return []
         return self.forecasting.history_columns(target)
 
@@ -653,6 +675,33 @@ class Recipe(Section):
                     f"horizon of {self.forecasting.horizon} has one for each step; use "
                     "one_hot_encoder or ordinal_encoder"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _forecaster_has_no_features(self) -> Self:
+        if not self.is_forecaster:
+            return self
+        plan, given = self.forecasting, self.forecasting.model_fields_set
+        features = [f"data.forecasting.{key}" for key in _OF_FEATURES if key in given]
+        if self.data.data_interface.feature_columns:
+            features.append("data.data_interface.feature_columns")
+        if self.preprocessor and self.preprocessor.steps:
+            features.append("preprocessor.steps")
+        for key in features:
+            raise ValueError(
+                f"{key}: has no meaning for {self.model.class_path}, which learns a series from "
+                "its values alone; leave it out"
+            )
+        if plan.frequency == "rows":
+            raise ValueError(
+                f"data.forecasting.frequency: {self.model.class_path} needs values at regular "
+                "times, so it cannot be rows; name the frequency (h, D, W, MS, ...)"
+            )
+        if self.evaluation.cross_validation:
+            raise ValueError(
+                f"evaluation.cross_validation: {self.model.class_path} is evaluated by a backtest, "
+                "which fits it several times already; leave it out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -38,28 +38,35 @@ def arrange(recipe: Recipe, frame: pd.DataFrame, path: str) -> Rows:
     """Give each row the values before it, of the same series, and those that follow.
 
     The entity columns tell the series apart. Times that a series lacks are gaps; a row whose
-    history or following values have a gap is left out.
+    history or following values have a gap is left out. The rows for a forecaster have no history
+    and one value, and a gap is an error.
 
     Raises `DataError` naming the column for times that cannot be used, and `RecipeError` naming
     the key for a frequency that does not fit.
     """
-    interface, plan = recipe.data.data_interface, recipe.forecasting
+    interface = recipe.data.data_interface
     time, target = str(interface.timestamp_column), str(interface.target_column)
-    _check_names(recipe, frame)
+    if not recipe.is_forecaster:
+        _check_names(recipe, frame)
     frame = frame.assign(**{time: _times(frame, time, path), target: _values(frame, target, path)})
     dropped = int(frame[target].isna().sum())
     keys = interface.entity_columns
+    if recipe.is_forecaster:
+        _check_keys(frame, keys, path)
+        frame = frame[np.isfinite(frame[target])]
     _check_unique(frame, keys, time, path)
     frequency = _frequency(recipe, frame, path)
-    history = recipe.history_columns
-    names = [f"step_{step + 1}" for step in range(plan.horizon)]
+    history, horizon = recipe.history_columns, recipe.values_per_row
+    names = [f"step_{step + 1}" for step in range(horizon)]
 
     frames, followings, gaps = [], [], []
     for one in _each(frame.sort_values(time, kind="stable"), keys):
         times, row, values = _on_grid(one, time, target, frequency)
         if frequency and len(times) > len(one):
             gaps.append((len(times) - len(one), _first_gap(times, row)))
-        past, following, positions = _windows(values, len(history), plan.horizon)
+            if recipe.is_forecaster:
+                raise _gap_error(recipe, one, gaps[0], str(frequency), path)
+        past, following, positions = _windows(values, len(history), horizon)
         is_known = np.isfinite(past).all(axis=1) & np.isfinite(following).all(axis=1)
         is_known &= row[positions] >= 0
         chosen = one.iloc[row[positions[is_known]]]
@@ -70,7 +77,7 @@ def arrange(recipe: Recipe, frame: pd.DataFrame, path: str) -> Rows:
     if rows.empty:
         raise DataError(
             f"{path}: no row is left to learn from: each needs the {len(history)} values before it"
-            f" and {plan.horizon} to predict, without a gap; the longest series has "
+            f" and {horizon} to predict, without a gap; the longest series has "
             f"{max(map(len, _each(frame, keys)))} rows (data.forecasting: lags, rolling, horizon)"
         )
     order = np.argsort(rows[time].to_numpy(), kind="stable")
@@ -78,7 +85,7 @@ def arrange(recipe: Recipe, frame: pd.DataFrame, path: str) -> Rows:
     steps = pd.concat(followings).iloc[order].reset_index(drop=True)
     return Rows(
         frame=rows,
-        target=steps if plan.horizon > 1 else steps["step_1"].rename(target),
+        target=steps if horizon > 1 else steps["step_1"].rename(target),
         frequency=frequency,
         dropped=dropped,
         warnings=[*_about_gaps(gaps, time, str(frequency), len(frame), len(rows))],
@@ -145,6 +152,29 @@ def _check_unique(frame: pd.DataFrame, keys: Sequence[str], time: str, path: str
             f"{path}: each value of {', '.join(keys)} is there once, so every series has one row; "
             "entity_columns must tell the series apart, not the rows; leave it empty for one series"
         )
+
+
+def _check_keys(frame: pd.DataFrame, keys: Sequence[str], path: str) -> None:
+    for name in keys:
+        if missing := int(frame[name].isna().sum()):
+            raise DataError(
+                f"{path}: the entity column '{name}' has no value in {missing} rows; every row "
+                "must say which series it belongs to"
+            )
+
+
+def _gap_error(
+    recipe: Recipe, one: pd.DataFrame, gap: tuple[int, Any], frequency: str, path: str
+) -> DataError:
+    interface = recipe.data.data_interface
+    which = "".join(f" of {key} {one[key].iloc[0]}" for key in interface.entity_columns)
+    count, first = gap
+    missing = "1 time is" if count == 1 else f"{count:,} times are"
+    return DataError(
+        f"{path}: column '{interface.timestamp_column}'{which}: {missing} missing between others, "
+        f"or without a value (frequency {frequency}; the first is {first}); "
+        f"{recipe.model.class_path} needs a value at every time, so fill the gaps"
+    )
 
 
 def _each(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[pd.DataFrame]:

@@ -25,8 +25,9 @@ class SklearnEngine(Engine):
         self.independent_rows = _is_by_row(self._model)
         # The steps before a pipeline's estimator cost most, so they run once for both the labels
         # and the probabilities.
-        is_pipeline = hasattr(self._model, "steps") and len(self._model.steps) > 1
-        self._transform = self._model[:-1].transform if is_pipeline else None
+        is_pipeline = hasattr(self._model, "steps")
+        has_steps = is_pipeline and len(self._model.steps) > 1
+        self._transform = self._model[:-1].transform if has_steps else None
         self._estimator = self._model[-1] if is_pipeline else self._model
         self.classes: tuple[Any, ...] = _classes_of(self._estimator)
         self.details: tuple[Detail, ...] = details_of(getattr(self._estimator, "detail_names", ()))
@@ -48,7 +49,9 @@ class SklearnEngine(Engine):
             return predictions
 
     def _estimate(self, rows: Any) -> Predictions:
-        if hasattr(self._estimator, "predict_with_details"):  # see serving.causal
+        if hasattr(
+            self._estimator, "predict_with_details"
+        ):  # see serving.causal and serving.forecasting
             effect, details = self._estimator.predict_with_details(rows)
             return Predictions(effect, details=details)
         values = single_output(np.asarray(self._estimator.predict(rows)))

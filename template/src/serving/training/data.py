@@ -23,6 +23,7 @@ from serving.data.tables import (
     to_table,
 )
 from serving.errors import DataError, RecipeError
+from serving.forecasting import later
 from serving.redaction import redact
 from serving.training import progress
 from serving.training.causal import read_treatment
@@ -119,6 +120,8 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
         frame = arranged.frame
         time = [str(interface.timestamp_column)] if recipe.forecasting.calendar else []
         features = list(dict.fromkeys([*time, *recipe.history_columns, *features]))
+        if recipe.is_forecaster:
+            features = [*interface.entity_columns, str(interface.timestamp_column)]
     elif target is not None:
         frame = frame.dropna(subset=[target]).reset_index(drop=True)
     if frame.empty:
@@ -132,7 +135,8 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
         treatment = read_treatment(frame[str(interface.treatment_column)], path)
 
     try:
-        feature_columns = [_column(frame, name, loader) for name in features]
+        named = [] if recipe.is_forecaster else features
+        feature_columns = [_column(frame, name, loader) for name in named]
         target_column = None if target is None else _column(frame, target, loader)
         entities = [name for name in interface.entity_columns if name != interface.target_column]
         keys = [name for name in entities if name not in loader.declared]
@@ -144,6 +148,8 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
         _check_target(recipe, target_column, frame[target_column.name], path)
 
     time_columns = _time_columns(recipe, frame, path)
+    if recipe.is_forecaster:
+        feature_columns = [*entity_columns, *time_columns]
     targets = [] if target_column is None else [target_column]
     columns = [*time_columns, *entity_columns, *feature_columns, *targets]
     typed = pd.DataFrame(to_table(frame, columns, path))
@@ -152,6 +158,8 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
     asked = {column.name: column for column in [*entity_columns, *feature_columns]}
     if arranged:
         asked = {column.name: column for column in time_columns} | asked
+        if recipe.is_forecaster:
+            seen |= _first_step(recipe, typed, str(arranged.frequency), seen)
     example = make_example(recipe.data.example, list(asked.values()), seen)
     told = [column for column in columns if column.name not in recipe.history_columns]
     inspection = inspect(
@@ -181,6 +189,19 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
         if arranged
         else inspection,
     )
+
+
+def _first_step(recipe: Recipe, typed: pd.DataFrame, frequency: str, seen: Profile) -> Profile:
+    """The profile of what a forecaster is asked for: the first time after the last series."""
+    interface = recipe.data.data_interface
+    time = str(interface.timestamp_column)
+    last = typed.nlargest(1, time)
+    [following] = later(last[time], frequency, 1)
+    found: Profile = {time: {"typical": f"{following.isoformat()}Z"}}
+    for name in interface.entity_columns:
+        [key] = last[name].tolist()
+        found[name] = {**seen[name], "typical": key}
+    return found
 
 
 def _column(frame: pd.DataFrame, name: str, loader: Loader) -> Column:

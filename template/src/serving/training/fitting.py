@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from serving.contract.recipe import Recipe, Task
-from serving.errors import RecipeError, ServingError, TrainingError
+from serving.errors import DataError, RecipeError, ServingError, TrainingError
 from serving.redaction import first_line
-from serving.training import progress
+from serving.training import forecasters, progress
 from serving.training.baseline import DESCRIPTIONS, make_baseline
 from serving.training.calibration import calibrate, check_calibration
 from serving.training.clustering import check_optimized
@@ -61,6 +61,8 @@ def check_plan(
         trial_score(recipe, data, parts)
     if recipe.evaluation.cross_validation:
         folds(recipe, data, parts["train"], recipe.evaluation.cross_validation)
+    if recipe.is_forecaster and (held_out := held_out_part(parts)):
+        forecasters.origins(recipe, data, parts[held_out], held_out)
 
 
 _SUPERVISED = (Task.CLASSIFICATION, Task.REGRESSION, Task.TIMESERIES)
@@ -104,6 +106,8 @@ def trial_score(
             return _only_value(told, name)
 
         return clusters_scored
+    if recipe.is_forecaster:
+        return _backtest_score(recipe, data, parts)
     assert data.target is not None
     whole = data.target
     features, target = data.features.loc[train], whole.loc[train]
@@ -129,6 +133,41 @@ def _only_value(scores: Mapping[str, float], name: str) -> float:
         raise TrainingError(f"{name} has no value")
     [value] = scores.values()
     return value
+
+
+def _backtest_score(
+    recipe: Recipe, data: Dataset, parts: Parts
+) -> Callable[[Mapping[str, Any]], float]:
+    """As `trial_score`, by a backtest in the validation part, or at the end of the train part."""
+    name, metric = optimized_metric(recipe)
+    part = "validation" if "validation" in parts else "train"
+    rows = parts[part] if part != "train" else forecasters.last_rows(recipe, data, parts[part])
+    forecasters.origins(recipe, data, rows, part)
+
+    def scored(values: Mapping[str, Any]) -> float:
+        pipeline = build_pipeline(recipe, data.feature_columns, values, data.frequency)
+        table = forecasters.backtest(pipeline, recipe, data, rows, part)
+        return _only_value(forecasters.scores(table, {name: metric}), name)
+
+    return scored
+
+
+def backtests(
+    pipeline: Any, recipe: Recipe, data: Dataset, parts: Parts, chosen: Mapping[str, Any]
+) -> tuple[dict[str, pd.DataFrame], dict[str, float]]:
+    """The backtests of a forecaster and of the baseline in the held-out part, and their metrics.
+
+    Both are empty if no rows are held out.
+    """
+    if (part := held_out_part(parts)) is None:
+        return {}, {}
+    with _blaming_the_fit(recipe, data):
+        tables = forecasters.backtests(pipeline, recipe, data, parts[part], part)
+    values = {}
+    for group, table in ((part, tables["model"]), ("baseline", tables["baseline"])):
+        for name, value in forecasters.scores(table, chosen).items():
+            values[f"{group}_{name}"] = value
+    return tables, values
 
 
 def cross_validated(
@@ -161,7 +200,8 @@ def fit(pipeline: Any, recipe: Recipe, data: Dataset, rows: Any) -> None:
 
     Raises `RecipeError` or `TrainingError` with the likely cause.
     """
-    progress.step(f"fitting {recipe.model.class_path.rpartition('.')[2]} on {len(rows):,} rows")
+    count = f"{'all ' if recipe.is_forecaster else ''}{len(rows):,} rows"
+    progress.step(f"fitting {recipe.model.class_path.rpartition('.')[2]} on {count}")
     with _blaming_the_fit(recipe, data):
         parameters = data.fit_parameters(rows)
         pipeline.fit(data.features.loc[rows], data.target_of(rows), **parameters)
@@ -172,6 +212,8 @@ def _blaming_the_fit(recipe: Recipe, data: Dataset) -> Iterator[None]:
     """Raise a `ServingError` with the likely cause for whatever a fit raises."""
     try:
         yield
+    except DataError:
+        raise
     except Exception as exc:
         logger.debug("fit failed", exc_info=True)
         reason = first_line(exc)
@@ -247,6 +289,8 @@ def compared(
 def logged_metrics(recipe: Recipe, parts: Parts, chosen: Mapping[str, Any]) -> list[str]:
     """The names of the metrics that a run logs, if all of them have a value."""
     told = [name for name in parts if name != "calibration"]
+    if recipe.is_forecaster:
+        told = list(filter(None, [held_out_part(parts)]))
     if held_out_part(parts) and recipe.task_choice in _SUPERVISED:
         told.append("baseline")
     names = [f"{part}_{name}" for part in told for name in chosen]

@@ -30,12 +30,19 @@ from serving import extensions
 from serving.causal import EconML
 from serving.config.yaml_file import did_you_mean
 from serving.contract.columns import Column
-from serving.contract.recipe import TARGET_ENCODER, Model, Recipe, Step, Task
+from serving.contract.recipe import FORECASTERS, TARGET_ENCODER, Model, Recipe, Step, Task
 from serving.errors import RecipeError
 from serving.forecasting import RecursiveForecaster, SeriesFeatures
 from serving.redaction import first_line
 from serving.training.causal import check_learner, econml_defaults, is_of_econml
 from serving.training.clustering import check_clusterer
+from serving.training.forecasters import (
+    ADD_STATSFORECAST,
+    check_forecaster,
+    check_library,
+    is_forecaster,
+    make_forecaster,
+)
 from serving.training.target_encoding import make_target_encoder
 
 _ENCODERS = ("one_hot_encoder", "ordinal_encoder", TARGET_ENCODER)
@@ -64,8 +71,12 @@ def build_pipeline(
     Raises `RecipeError` naming the key if a step does not fit its columns or the estimator cannot
     be made.
     """
+    if recipe.task_choice is Task.TIMESERIES:
+        check_library(recipe.model.class_path)
     estimator = build_estimator(recipe.model, tuned or {})
     check_task(recipe, estimator)
+    if recipe.is_forecaster:
+        return make_forecaster(recipe, estimator, frequency)
     steps: list[tuple[str, Any]] = []
     if recipe.task_choice is Task.TIMESERIES:
         series = _series_features(recipe, columns)
@@ -74,7 +85,7 @@ def build_pipeline(
     steps += [("columns", _preprocessing(recipe, columns)), ("model", estimator)]
     pipeline = Pipeline(steps)
     _seed(pipeline, recipe)
-    if recipe.task_choice is Task.TIMESERIES and recipe.forecasting.horizon > 1:
+    if recipe.values_per_row > 1:
         return _several_steps(recipe, pipeline, frequency)
     return pipeline
 
@@ -159,13 +170,15 @@ def build_estimator(model: Model, tuned: Mapping[str, Any]) -> Any:
         )
     _check_names(estimator_class, model)
     values = {**model.hyperparameters.given, **tuned}
-    if is_econml or hasattr(estimator_class, "predict_with_details"):  # see serving.causal
+    # Estimators of effects, and some forecasters, are made of other estimators.
+    takes_estimators = is_econml or hasattr(estimator_class, "predict_with_details")
+    if takes_estimators or is_forecaster(estimator_class):
         values = {name: _nested(value, f"{_VALUES}.{name}") for name, value in values.items()}
     try:
         if is_econml:
             return EconML(estimator_class(**(econml_defaults(estimator_class) | values)))
         return estimator_class(**values)
-    except (TypeError, ValueError) as exc:
+    except Exception as exc:  # statsforecast raises this class itself
         raise RecipeError(f"model.hyperparameters.values: {first_line(exc)}") from None
 
 
@@ -244,6 +257,8 @@ def _import_class(class_path: str, key: str) -> Any:
         is_package = exc.name == module_name.partition(".")[0]
         if similar := _similar_class(class_name, cutoff=1 if is_package else 0.8):
             message += f"; did you mean {similar}?"
+        elif class_path.startswith(FORECASTERS):
+            message += f"; add its package with: {ADD_STATSFORECAST}"
         elif is_package:
             message += "; add its package with 'uv add --group native'"
         raise RecipeError(message) from None
@@ -281,6 +296,7 @@ def check_task(recipe: Recipe, estimator: Any) -> None:
             f"model.class_path: '{recipe.model.class_path}' is not for {recipe.task_choice}; "
             "set task_choice to causal"
         )
+    check_forecaster(recipe, type(estimator))
     if not hasattr(estimator, "__sklearn_tags__"):
         return  # estimators of other libraries may not declare their type
     if any(is_for_another(estimator) for is_for_another in _OTHER_TYPES[recipe.task_choice]):

@@ -115,7 +115,7 @@ def _split_series(
     """
     assert data.time is not None
     times = np.unique(data.time.to_numpy())
-    gap = recipe.forecasting.horizon - 1
+    gap = recipe.values_per_row - 1
     parts: dict[str, pd.Index] = {}
     end = len(times)
     for name, share in shares.items():
@@ -137,7 +137,7 @@ def _folds_of_series(recipe: Recipe, data: Dataset, rows: pd.Index, count: int) 
     assert data.time is not None
     time = data.time.loc[rows].to_numpy()
     times = np.unique(time)
-    gap = recipe.forecasting.horizon - 1
+    gap = recipe.values_per_row - 1
     try:
         divided = list(TimeSeriesSplit(count, gap=gap).split(times))
     except ValueError:

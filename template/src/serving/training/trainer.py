@@ -15,11 +15,13 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import pandas as pd
+
 from serving.config.settings import Settings
 from serving.config.yaml_file import hidden_values, hide_values
 from serving.contract.columns import Column
 from serving.contract.metadata import ENTITY_TYPES, RECIPE, REQUEST_EXAMPLE, TRAINING_PROFILE
-from serving.contract.recipe import Recipe, Task
+from serving.contract.recipe import FORECASTERS, Recipe, Task
 from serving.errors import RecipeError, ServingError, TrainingError, TrainingStopped
 from serving.model.loading import load_model
 from serving.redaction import first_line, redact
@@ -106,7 +108,9 @@ def _train(
     data = load_dataset(recipe, source, settings)
     inspected(data.inspection)
     parts = split(recipe, data, redact(source))
-    pipeline = build_pipeline(recipe, data.feature_columns, frequency=data.frequency)
+    # Forecasters may have hyperparameters without a default; those that are tuned need a value.
+    tried = {name: one.first for name, one in recipe.model.hyperparameters.tunable.items()}
+    pipeline = build_pipeline(recipe, data.feature_columns, tried, data.frequency)
     fitting.check_plan(pipeline, recipe, data, parts, chosen)
     progress.step("opening the MLflow store")
     mlflow = _open_experiment(settings)
@@ -126,26 +130,37 @@ def _train(
             if recipe.model.hyperparameters.tuning_enabled:
                 tuned = _tune(mlflow, recipe, data, parts)
                 pipeline = build_pipeline(recipe, data.feature_columns, tuned, data.frequency)
-            metrics = fitting.cross_validated(pipeline, recipe, data, parts["train"], chosen)
-            fitting.fit(pipeline, recipe, data, parts["train"])
+            tables: Mapping[str, pd.DataFrame] = {}
+            if recipe.is_forecaster:  # what follows the data needs the latest rows, too
+                tables, metrics = fitting.backtests(pipeline, recipe, data, parts, chosen)
+                fitting.fit(pipeline, recipe, data, data.features.index)
+            else:
+                metrics = fitting.cross_validated(pipeline, recipe, data, parts["train"], chosen)
+                fitting.fit(pipeline, recipe, data, parts["train"])
             if recipe.model.calibration.enabled:
                 pipeline, changes = fitting.calibrated(pipeline, recipe, data, parts)
                 metrics |= changes
             mlflow.log_metric("fit_seconds", time.perf_counter() - started)
             _ask(pipeline, data)
-            metrics |= fitting.evaluated(pipeline, recipe, data, parts, chosen)
+            if not recipe.is_forecaster:
+                metrics |= fitting.evaluated(pipeline, recipe, data, parts, chosen)
             mlflow.log_metrics(metrics)
             held_out = fitting.held_out_part(parts)
             if recipe.task_choice is Task.TIMESERIES and held_out:
-                table = backtest(pipeline, recipe, data, parts[held_out])
+                table = tables.get("model")
+                if table is None:
+                    table = backtest(pipeline, recipe, data, parts[held_out])
                 log_backtest(mlflow, table, held_out)
             progress.step("logging the model")
-            model_id = _log_model(pipeline, recipe, data, requirements)
+            needed = _needed(recipe, requirements)
+            model_id = _log_model(pipeline, recipe, data, needed)
             served = _settings_of(run.info.run_id, settings)
             _prove(served)
             compiled = _compile(served, recipe, data_path) if recipe.model.compile else None
             run_id = run.info.run_id
-            facts = Facts(recipe, data, parts, pipeline, tuned, metrics, provenance, run_id, now())
+            facts = Facts(
+                recipe, data, parts, pipeline, tuned, metrics, provenance, run_id, now(), tables
+            )
             report = _report(mlflow, facts)
             version = None
             missed = gate.missed(recipe, metrics, client)
@@ -352,8 +367,8 @@ def _outputs(recipe: Recipe, data: Dataset) -> list[Any]:
     """
     from mlflow.types import ColSpec
 
-    if recipe.task_choice is Task.TIMESERIES and recipe.forecasting.horizon > 1:
-        return [ColSpec("double", f"step_{k + 1}") for k in range(recipe.forecasting.horizon)]
+    if recipe.values_per_row > 1:
+        return [ColSpec("double", f"step_{k + 1}") for k in range(recipe.values_per_row)]
     if recipe.task_choice in (Task.REGRESSION, Task.CAUSAL, Task.TIMESERIES):
         return [ColSpec("double")]
     return [ColSpec("long" if data.target_column is None else data.target_column.type)]
@@ -367,6 +382,14 @@ def _requirements(recipe: Recipe) -> list[str]:
     own = [name for path in paths for name in distributions.get(path.partition(".")[0], [])]
     names = {"mlflow-skinny", "numpy", "pandas", "scikit-learn", *own}
     return [f"{name}=={version(name)}" for name in sorted(names)]
+
+
+def _needed(recipe: Recipe, requirements: list[str]) -> list[str]:
+    """What the logged model needs; a forecaster answers without the library of its model."""
+    if not recipe.is_forecaster:
+        return requirements
+    library = FORECASTERS.removesuffix(".")
+    return [one for one in requirements if one.partition("==")[0] != library]
 
 
 def _settings_of(run_id: str, settings: Settings) -> Settings:

@@ -1,7 +1,7 @@
 """The report of a run: plots, a page that opens offline, and a model card."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Facts:
     data: Dataset
     parts: Mapping[str, "pd.Index[Any]"]
     pipeline: Any
-    """Fitted on the part `train`."""
+    """Fitted on the part `train`; a forecaster on all rows."""
     tuned: Mapping[str, Any]
     """The hyperparameters that were found by tuning."""
     metrics: Mapping[str, float]
@@ -35,6 +35,8 @@ class Facts:
     run_id: str
     trained: datetime
     """With a time zone."""
+    backtests: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """Those of a forecaster and its baseline in the part that is held out: `model`, `baseline`."""
 
 
 def write_report(facts: Facts, directory: Path) -> None:

@@ -77,6 +77,8 @@ def _task(facts: "Facts") -> str:
             )
         case Task.TIMESERIES:
             plan, interface = facts.recipe.forecasting, facts.recipe.data.data_interface
+            if facts.recipe.is_forecaster:
+                return _forecaster(facts)
             steps = f"the next {plan.horizon} values" if plan.horizon > 1 else "the next value"
             past = f"the {plan.history} values before" if plan.history else "the columns below"
             return (
@@ -85,6 +87,20 @@ def _task(facts: "Facts") -> str:
             )
         case _:
             return f"The model predicts the number {target} from the columns below."
+
+
+def _forecaster(facts: "Facts") -> str:
+    data, interface = facts.data, facts.recipe.data.data_interface
+    assert data.time is not None
+    keys = " and ".join(map(_code, interface.entity_columns))
+    each = f"of each {keys} " if keys else ""
+    return (
+        f"The model knows the values of {_code(str(interface.target_column))} {each}up to "
+        f"{data.time.max()}, and forecasts the {facts.recipe.forecasting.horizon} that follow "
+        f"(frequency {data.frequency}). After that, it must be trained again. The metrics are "
+        "those of a backtest. "
+        f"The time is in {_code(str(interface.timestamp_column))}."
+    )
 
 
 def _classes(facts: "Facts") -> str:

@@ -96,24 +96,39 @@ class _Answers:
         return next(name for name in ("test", "validation", "train") if name in self.facts.parts)
 
     @cached_property
+    def backtest(self) -> pd.DataFrame | None:
+        """That of a forecaster, which does not answer for past times; None for other models."""
+        if not self.facts.recipe.is_forecaster:
+            return None
+        if "model" not in self.facts.backtests:
+            raise _LeftOut("no rows were kept for a backtest")
+        return self.facts.backtests["model"]
+
+    @cached_property
     def rows(self) -> "pd.Index[Any]":
         return self._sample(self.facts.parts[self.part], MOST_ROWS)
 
     @cached_property
     def where(self) -> str:
         """The rows, in words."""
+        if self.backtest is not None:
+            return f"{len(self.backtest):,} values of {self.part}"
         of = len(self.facts.parts[self.part])
         count = len(self.rows)
         return f"{of:,} rows of {self.part}" if count == of else f"{count:,} rows of {self.part}"
 
     @cached_property
     def actual(self) -> Any:
+        if self.backtest is not None:
+            return self.backtest["actual"].to_numpy()
         target = self.facts.data.target_of(self.rows)
         assert target is not None
         return target.to_numpy()
 
     @cached_property
     def predicted(self) -> Any:
+        if self.backtest is not None:
+            return self.backtest["predicted"].to_numpy()
         predicted = self.facts.pipeline.predict(self.facts.data.features.loc[self.rows])
         return single_output(np.asarray(predicted))  # some regressors answer with a column
 
@@ -517,54 +532,76 @@ def _forecast(answers: _Answers, figure: Figure) -> _Drawing:
     facts = answers.facts
     data, horizon = facts.data, facts.recipe.forecasting.horizon
     assert data.time is not None
-    rows, which = facts.parts[answers.part], ""
+    made = answers.backtest
+    source = data.entities.loc[facts.parts[answers.part]] if made is None else made
+    rows, which = source.index, ""
     if keys := list(data.entities.columns):
-        names = data.entities.loc[rows].astype(str).agg(", ".join, axis=1)
+        names = source[keys].astype(str).agg(", ".join, axis=1)
         chosen = names.mode().iloc[0]
         rows = names.index[names == chosen]
         [short], named = labels([chosen])
         which = f" of {', '.join(keys)} {short}"
     else:
         named = {}
-    rows = rows[-MOST_POINTS:]
-    table = backtest(facts.pipeline, facts.recipe, data, rows)
+    if made is None:
+        table = backtest(facts.pipeline, facts.recipe, data, rows[-MOST_POINTS:])
+    else:
+        table = made.loc[rows]
     time = "time" if "time" in table else "origin"
     # Forecasts that do not overlap: those of each horizon-th time.
     origins = np.unique(table["origin"].to_numpy())[::horizon]
     if time == "origin":
         table = table[table["step"] == 1]
-    elif horizon > 1:
+    elif horizon > 1 and made is None:
         table = table[table["origin"].isin(origins)]
+    known = table if made is None else _values_around(facts, table)
     figure.set_size_inches(7.4, 3.6)
     axes = figure.subplots()
-    axes.plot(table[time], table["actual"], color=_GREY, linewidth=1.4, label="actual")
+    axes.plot(known[time], known["actual"], color=_GREY, linewidth=1.4, label="actual")
     for i, (_, one) in enumerate(table.groupby("origin") if horizon > 1 else [(None, table)]):
         label = "predicted" if i == 0 else None
         axes.plot(one[time], one["predicted"], color=_BLUE, linewidth=1.4, label=label)
     axes.set_ylabel(str(facts.recipe.data.data_interface.target_column))
     axes.legend()
     axes.tick_params(axis="x", rotation=30)
+    title = f"Forecast against actual{which}, {answers.part}"
+    if made is not None:
+        return _Drawing(title, "Each blue line is forecast from all values before it.", named)
     each = f"Each blue line is predicted at once, {horizon} steps ahead. " if horizon > 1 else ""
     return _Drawing(
-        f"Forecast against actual{which}, {answers.part}",
+        title,
         f"{each}Where the blue line follows the grey one only one step later, the model does "
         "little more than repeat the last value.",
         named,
     )
 
 
+def _values_around(facts: "Facts", table: pd.DataFrame) -> pd.DataFrame:
+    """All values of a series in the time of its backtest, also those between the forecasts."""
+    data = facts.data
+    assert data.time is not None
+    is_chosen = data.time.between(table["time"].min(), table["time"].max())
+    for key in data.entities:
+        is_chosen &= data.entities[key] == table[key].iloc[0]
+    actual = data.target_of(is_chosen)
+    return pd.DataFrame({"time": data.time[is_chosen], "actual": actual})[-MOST_POINTS:]
+
+
 def _error_by_step(answers: _Answers, figure: Figure) -> _Drawing:
     facts = answers.facts
     if facts.recipe.forecasting.horizon == 1:
         raise _LeftOut("the model predicts one step")
-    data, train = facts.data, facts.parts["train"]
-    naive = make_baseline(facts.recipe).fit(data.features.loc[train], data.target_of(train))
+    tables = facts.backtests
+    if answers.backtest is None:
+        data, train = facts.data, facts.parts["train"]
+        naive = make_baseline(facts.recipe).fit(data.features.loc[train], data.target_of(train))
+        tables = {
+            label: backtest(model, facts.recipe, data, answers.rows)
+            for label, model in (("baseline", naive), ("model", facts.pipeline))
+        }
     axes = figure.subplots()
-    for model, color, label in (
-        (naive, _GREY, "baseline"),
-        (facts.pipeline, _BLUE, "model"),
-    ):
-        errors = error_by_step(backtest(model, facts.recipe, data, answers.rows))
+    for label, color in (("baseline", _GREY), ("model", _BLUE)):
+        errors = error_by_step(tables[label])
         axes.plot(errors.index, errors, color=color, marker="o", markersize=3, label=label)
     axes.set_xlabel("step")
     axes.set_ylabel("mean absolute error")

@@ -57,7 +57,7 @@ def columns(facts: "Facts") -> Table:
         name = f"{history[0]} to {history[-1]}" if len(history) > 1 else history[0]
         rows.append((name, "history", "double", "", "", f"{min(lows):.6g} to {max(highs):.6g}"))
     for column in data.feature_columns:
-        if column.name in history:
+        if column.name in history or column.name in data.entities:
             continue
         seen = data.seen.get(column.name, {})
         missing = data.features[column.name].isna().mean()
