@@ -140,8 +140,9 @@ def _backtest_score(
 ) -> Callable[[Mapping[str, Any]], float]:
     """As `trial_score`, by a backtest in the validation part, or at the end of the train part."""
     name, metric = optimized_metric(recipe)
-    part = "validation" if "validation" in parts else "train"
-    rows = parts[part] if part != "train" else forecasters.last_rows(recipe, data, parts[part])
+    part, rows = "validation", parts.get("validation")
+    if rows is None:
+        part, rows = "second half of the train", forecasters.last_rows(recipe, data, parts["train"])
     forecasters.origins(recipe, data, rows, part)
 
     def scored(values: Mapping[str, Any]) -> float:
@@ -219,7 +220,7 @@ def _blaming_the_fit(recipe: Recipe, data: Dataset) -> Iterator[None]:
         reason = first_line(exc)
         if f"parameter of {recipe.model.class_path.rpartition('.')[2]} must be" in reason:
             raise RecipeError(f"model.hyperparameters.values: {reason}") from exc
-        hint = likely_cause(recipe, data.feature_columns)
+        hint = "" if recipe.is_forecaster else likely_cause(recipe, data.feature_columns)
         raise TrainingError(
             f"{recipe.model.class_path} could not be fitted: {reason}{hint}"
         ) from exc
