@@ -333,6 +333,18 @@ def test_the_first_and_last_values_may_be_missing(two: pd.DataFrame) -> None:
     assert roles["wind"] == "not used"
 
 
+def test_the_example_asks_for_one_of_many_series(two: pd.DataFrame) -> None:
+    """The profile does not list that many names; the example needs one nevertheless."""
+    many = [two[two["kind"] == "low"].assign(kind=number) for number in range(30)]
+    many.append(two[two["kind"] == "high"][:-3].assign(kind=99))
+    pd.concat(many).astype({"kind": str}).replace({"kind": {"0": "zero"}}).to_csv(
+        "two.csv", index=False
+    )
+    data = load_dataset(recipe(), "two.csv")
+    assert data.example == {"kind": "zero", "date": "2016-01-01T00:00:00Z"}
+    assert "values" not in data.seen["kind"]
+
+
 def _drop_days(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[~((frame["kind"] == "low") & frame["date"].between("2013-03-01", "2013-03-03"))]
 

@@ -50,7 +50,8 @@ def check_forecaster(recipe: Recipe, estimator_class: Any) -> None:
             f"model.class_path: '{path}' is not for {recipe.task_choice}; set task_choice to "
             "timeseries"
         )
-    if recipe.is_forecaster and (not is_one or takes_features(estimator_class)):
+    is_regressor = path.endswith(".SklearnModel")  # of features, which there are none of
+    if recipe.is_forecaster and (not is_one or is_regressor):
         raise RecipeError(
             f"model.class_path: '{path}' does not forecast a series from its values alone; use a "
             "model such as statsforecast.models.AutoARIMA"
@@ -62,18 +63,13 @@ def check_forecaster(recipe: Recipe, estimator_class: Any) -> None:
         )
 
 
-def takes_features(estimator_class: Any) -> bool:
-    """Whether a forecaster only works with features: one that is made of a regressor."""
-    return estimator_class.__name__ == "SklearnModel"
-
-
 def is_forecaster(estimator_class: Any) -> bool:
     """Whether a class forecasts a series by the interface of statsforecast's models."""
     forecast = getattr(estimator_class, "forecast", None)
     if forecast is None:
         return False
     parameters = inspect.signature(forecast).parameters
-    return bool({"y", "h"} <= set(parameters))
+    return {"y", "h"} <= set(parameters)
 
 
 def make_forecaster(recipe: Recipe, model: Any, frequency: str | None) -> Pipeline:
