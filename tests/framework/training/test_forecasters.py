@@ -115,6 +115,10 @@ def test_a_forecaster_is_trained_reloaded_and_served(
         schemas = client.get("/openapi.json").json()["components"]["schemas"]
         request = schemas["PredictionRequest"]
         assert set(request["properties"]) == {"kind", "date"}
+        assert request["properties"]["date"]["description"].endswith(
+            "; the forecasts are for 2016-01-01T00:00:00Z to 2016-01-14T00:00:00Z"
+        )
+        assert request["properties"]["kind"]["examples"] == ["high", "low"]
         assert request["example"]["date"] == "2016-01-01T00:00:00Z"
         assert client.post("/predict", json=request["example"]).status_code == 200
         batch = client.post("/predict/batch", json={"samples": samples}).json()["predictions"]
@@ -343,6 +347,7 @@ def test_the_example_asks_for_one_of_many_series(two: pd.DataFrame) -> None:
     data = load_dataset(recipe(), "two.csv")
     assert data.example == {"kind": "zero", "date": "2016-01-01T00:00:00Z"}
     assert "values" not in data.seen["kind"]
+    assert data.seen["date"]["forecast"] == ["2015-12-29T00:00:00Z", "2016-01-14T00:00:00Z"]
 
 
 def _drop_days(frame: pd.DataFrame) -> pd.DataFrame:

@@ -416,6 +416,8 @@ class APISchemaGenerator:
         seen = self._profile.get(column.name, {})
         if "minimum" in seen:
             description += f"; {seen['minimum']} to {seen['maximum']} in training"
+        elif "forecast" in seen:
+            description += "; the forecasts are for {} to {}".format(*seen["forecast"])
         elif "values" in seen:
             description += "; the examples are the values in training"
         options: dict[str, Any] = {"title": column.name, "examples": seen.get("values")}

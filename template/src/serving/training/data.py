@@ -159,7 +159,7 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
     if arranged:
         asked = {column.name: column for column in time_columns} | asked
         if recipe.is_forecaster:
-            seen |= _first_step(recipe, typed, str(arranged.frequency), seen)
+            seen |= _steps(recipe, typed, str(arranged.frequency), seen)
     example = make_example(recipe.data.example, list(asked.values()), seen)
     told = [column for column in columns if column.name not in recipe.history_columns]
     inspection = inspect(
@@ -191,14 +191,21 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
     )
 
 
-def _first_step(recipe: Recipe, typed: pd.DataFrame, frequency: str, seen: Profile) -> Profile:
-    """The profile of what a forecaster is asked for: the first time after the last series."""
-    interface = recipe.data.data_interface
-    time = str(interface.timestamp_column)
+def _steps(recipe: Recipe, typed: pd.DataFrame, frequency: str, seen: Profile) -> Profile:
+    """The profile of what a forecaster is asked for: the times after the end of each series."""
+    interface, horizon = recipe.data.data_interface, recipe.forecasting.horizon
+    time, keys = str(interface.timestamp_column), interface.entity_columns
     last = typed.nlargest(1, time)
-    [following] = later(last[time], frequency, 1)
-    found: Profile = {time: {"typical": f"{following.isoformat()}Z"}}
-    for name in interface.entity_columns:
+    ends = typed.groupby(keys)[time].max() if keys else last[time]
+    first_step, latest_first_step = later(pd.Series([ends.min(), ends.max()]), frequency, 1)
+    [latest_step] = later(last[time], frequency, horizon)
+    found: Profile = {
+        time: {
+            "typical": f"{latest_first_step.isoformat()}Z",
+            "forecast": [f"{step.isoformat()}Z" for step in (first_step, latest_step)],
+        }
+    }
+    for name in keys:
         [key] = last[name].tolist()
         found[name] = {**seen[name], "typical": key}
     return found

@@ -18,7 +18,7 @@ FEWEST_ROWS = 5
 
 Profile = dict[str, dict[str, Any]]
 """For each column, as JSON values: `minimum` and `maximum`, or the `values` of a category; and
-`typical`."""
+`typical`. A forecaster's timestamp has the first and the last time of its `forecast`."""
 
 
 def profile(features: pd.DataFrame, columns: Sequence[Column]) -> Profile:
