@@ -326,8 +326,9 @@ def test_feature_columns_are_refused() -> None:
 
 
 def test_the_first_and_last_values_may_be_missing(two: pd.DataFrame) -> None:
-    two.loc[two["date"].isin(["2012-01-01", "2015-12-31"]), "temperature"] = np.nan
-    two.assign(wind=1.5).to_csv("two.csv", index=False)
+    is_outer = two["date"].isin(["2012-01-01", "2015-12-31"])
+    values = two["temperature"].mask(is_outer)
+    two.assign(temperature=values, wind=1.5).to_csv("two.csv", index=False)
     data = load_dataset(recipe(), "two.csv")
     assert (len(data.features), data.dropped) == (2 * 1459, 4)
     assert list(data.features) == ["kind", "date"]
