@@ -78,7 +78,7 @@ def run(
     rows = ", ".join(f"{count} {name}" for name, count in result.rows.items())
     if result.dropped:
         rows += f", {result.dropped} without target left out"
-    if recipe.is_forecaster:
+    if recipe.is_forecaster and len(result.rows) > 1:
         rows += "; after the backtest, the model is fitted on all of them"
     print(f"recipe: {recipe.name} ({path})")
     print(f"rows: {rows}")

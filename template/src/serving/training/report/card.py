@@ -97,8 +97,8 @@ def _forecaster(facts: "Facts") -> str:
     return (
         f"The model knows the values of {_code(str(interface.target_column))} {each}up to "
         f"{data.time.max()}, and forecasts the {facts.recipe.forecasting.horizon} that follow "
-        f"(frequency {data.frequency}). After that, it must be trained again. The metrics are "
-        "those of a backtest. "
+        f"(frequency {data.frequency}). After that, it must be trained again. "
+        f"{'The metrics are those of a backtest. ' if facts.backtests else ''}"
         f"The time is in {_code(str(interface.timestamp_column))}."
     )
 
