@@ -283,5 +283,11 @@ class SeriesForecaster(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
 
 
 def later(times: "pd.Series[Any]", frequency: str, steps: int) -> Any:
-    """The times, of shape (rows,), moved by a number of steps of this frequency."""
-    return pd.DatetimeIndex(times) + steps * to_offset(frequency)
+    """The times, of shape (rows,), moved by a number of steps of this frequency.
+
+    A step of months or working days leads from any time to the next one of the frequency.
+    """
+    offset: Any = to_offset(frequency)
+    if isinstance(offset, pd.offsets.Week):  # from a Wednesday, W-SUN would lead to Sunday
+        offset = pd.Timedelta(weeks=offset.n)
+    return pd.DatetimeIndex(times) + steps * offset

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from conftest import wait_until_loaded
 from fastapi.testclient import TestClient
+from matplotlib.axes import Axes
 from pydantic import ValidationError
 from serving.api.app import create_app
 from serving.config.settings import MLflowSettings, ServingSettings, Settings
@@ -251,6 +252,76 @@ def test_no_later_value_is_in_an_earlier_part(two: pd.DataFrame, tmp_path: Path)
         assert time[fit].max() + 5 * days == time[test].min()
 
 
+def test_weeks_are_compiled_from_any_day(settings: Settings, seattle: pd.DataFrame) -> None:
+    days = pd.date_range("2010-01-03", periods=300, freq="W")
+    frame = pd.DataFrame({"date": days, "high": seattle["high"][:300]})
+    frame.to_csv("weeks.csv", index=False)
+    plan = PLAN | {"horizon": 3, "strategy": "recursive", "calendar": ["dayofyear", "month"]}
+    result = train(recipe(plan, compiled=True), settings, Path("weeks.csv"))
+    assert result.compiled is not None
+    assert result.compiled.startswith("yes"), result.compiled
+
+
+@pytest.mark.parametrize("kind", ["rows", "2h"])
+def test_series_of_other_times_do_not_leak_either(seattle: pd.DataFrame, kind: str) -> None:
+    """A weekly and a daily series; and two series of which one has the odd hours."""
+    one = seattle.rename(columns={"high": "temperature"}).assign(kind="one")
+    if kind == "rows":
+        other = one[one["date"].dt.dayofweek == 0].assign(kind="other")
+    else:
+        one["date"] = pd.date_range("2012-01-01", periods=len(one), freq="2h")
+        other = one.assign(kind="other", date=one["date"] + pd.Timedelta(hours=1))
+    pd.concat([one, other]).to_csv("two.csv", index=False)
+    plan = recipe(PLAN | {"horizon": 6, "frequency": kind}, **KINDS)
+    data = load_dataset(plan, "two.csv")
+    assert data.time is not None
+    assert data.until is not None
+    for group, times in (("one", one["date"]), ("other", other["date"])):
+        rows = data.entities["kind"] == group
+        last = dict(zip(times[:-5], times[5:], strict=True))
+        assert (data.time[rows].map(last) == data.until[rows]).all()
+    parts = split(plan, data, "two.csv")
+    assert data.until[parts["train"]].max() < data.time[parts["test"]].min()
+    assert set(data.entities.loc[parts["train"], "kind"]) == {"one", "other"}
+    time, until = data.time[parts["train"]].to_numpy(), data.until[parts["train"]].to_numpy()
+    for fit, test in folds(plan, data, parts["train"], 3):
+        assert until[fit].max() < time[test].min()
+
+
+def test_the_longest_series_gives_the_frequency(two: pd.DataFrame) -> None:
+    """In any order of the table; a series that is not learned from is named."""
+    short = two[two["kind"] == "low"].iloc[[1, 2, 3, 4]]
+    long = two[(two["kind"] == "high") & (two["date"].dt.dayofweek < 5)]
+    for frame in (pd.concat([short, long]), pd.concat([long, short])):
+        rows = arrange(recipe(**KINDS), frame, "f")
+        assert rows.frequency == "B"
+        assert set(rows.frame["kind"]) == {"high"}
+        assert "1 series is not learned from" in rows.warnings[-1]
+        assert rows.warnings[-1].endswith("the first is that of kind low")
+
+
+def test_missing_holidays_are_the_reason_that_is_told(seattle: pd.DataFrame) -> None:
+    working = seattle[seattle["date"].dt.dayofweek < 5].drop(index=[8, 22])
+    with pytest.raises(DataError, match="times of the frequency D have no value; data.forecast"):
+        arrange(recipe(), working, "f")
+
+
+def test_the_plot_of_rows_shows_the_first_step(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[Any, int]] = []
+    plot = Axes.plot
+
+    def spy(self: Axes, *values: Any, **options: Any) -> Any:
+        if options.get("label") in ("predicted", "actual"):
+            drawn.append((options["label"], len(values[0])))
+        return plot(self, *values, **options)
+
+    monkeypatch.setattr(Axes, "plot", spy)
+    result = train(recipe(PLAN | {"horizon": 3, "frequency": "rows"}), settings)
+    assert drawn == [(label, result.rows["test"]) for label in ("actual", "predicted")]
+
+
 def test_each_series_has_its_own_history(two: pd.DataFrame) -> None:
     shuffled = two.sample(frac=1, random_state=0)
     rows = arrange(recipe(PLAN | {"horizon": 2}, **KINDS), shuffled, "two.csv")
@@ -274,10 +345,13 @@ def test_rows_next_to_a_gap_are_left_out_and_told(seattle: pd.DataFrame) -> None
     assert len(rows.frame) == 1_461 - 7 - 3 * 8
     assert rows.dropped == 1
     [warning] = rows.warnings
-    assert "2 times are missing between others (frequency D; the first is 2012-04-10" in warning
+    assert "3 times are missing between others, or without a value (frequency D; the" in warning
+    assert "the first is 2012-04-10 00:00:00" in warning
+    assert "and 1,430 rows remain" in warning
     counted = arrange(recipe(PLAN | {"frequency": "rows"}), gaps, "gaps.csv")
     assert len(counted.frame) == 1_459 - 7 - 8
-    assert (counted.frequency, counted.warnings) == (None, [])
+    assert counted.frequency is None
+    assert "1 time is missing between others, or without a value" in counted.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -289,7 +363,7 @@ def test_the_frequency_is_found(seattle: pd.DataFrame, unit: str, frequency: str
     assert arrange(recipe(), frame, "f").frequency == frequency
 
 
-def test_the_baseline_finds_the_season(seattle: pd.DataFrame) -> None:
+def test_the_baseline_finds_the_season() -> None:
     history = [f"lag_{lag}" for lag in range(14, 0, -1)]
     waves = np.sin(np.arange(200) * 2 * np.pi / 7) + np.arange(200) % 2 * 0.01
     windows = np.lib.stride_tricks.sliding_window_view(waves, 14 + 3)
@@ -336,7 +410,7 @@ def test_mistakes_in_requests_are_named(settings: Settings) -> None:
         right = {"date": "2016-01-01", "history": [1.0, 2, 3, 4, 5, 6, 7]}
         assert client.post("/predict", json=right).status_code == 200
         for wrong, detail in (
-            ({"history": [1, 2]}, "history: must have 7 items (has 2)"),
+            ({"history": [1, 2]}, "history: must have at least 7 items"),
             ({"history": [1] * 8}, "history: must have at most 7 items"),
             ({"history": 1}, "history: must be an array"),
             ({"history": [1, 2, 3, None, 5, 6, 7]}, "history/3: must not be null"),
@@ -355,7 +429,12 @@ def test_mistakes_in_requests_are_named(settings: Settings) -> None:
     [
         ({"data": {"split": {"strategy": "random"}}}, "a time series is split by time"),
         ({"data": {"split": {"temporal_column": "low"}}}, "must be the timestamp_column, 'date'"),
-        ({"plan": {"lags": [0]}}, "must be between 1, the last value, and 1000 (is 0)"),
+        ({"plan": {"lags": [0]}}, "must be from 1 (the last value) to 1000 (is 0)"),
+        ({"entity_columns": ["date"]}, "'date' is the timestamp_column"),
+        (
+            {"plan": {"horizon": 2, "strategy": "recursive", "lags": [], "rolling": []}},
+            "strategy recursive needs lags or rolling",
+        ),
         ({"plan": {"horizon": 0}}, "greater than or equal to 1"),
         ({"plan": {"calendar": ["moon"]}}, "'year', 'quarter', 'month'"),
         ({"timestamp_column": None}, "timestamp_column: is required for the task timeseries"),
@@ -389,7 +468,16 @@ def test_only_time_series_have_a_horizon() -> None:
             {},
             {"plan": PLAN | {"frequency": "MS"}},
             RecipeError,
-            "'MS' does not fit: date 2012-01-0",
+            "'MS' does not fit: date 2012-01-02 00:00:00 is none of its times",
+        ),
+        ({}, {"plan": PLAN | {"frequency": "0D"}}, RecipeError, "is not a frequency of pandas"),
+        ({}, {"plan": PLAN | {"frequency": "us"}}, DataError, "times of the frequency us, and"),
+        ({"step": 1}, {"entity_columns": ["step"]}, DataError, "has the name of a column of back"),
+        (
+            {"high_rolling_mean_7": 1},
+            {"feature_columns": ["high_rolling_mean_7"]},
+            RecipeError,
+            "data.forecasting.rolling: 'high_rolling_mean_7' is also a feature column",
         ),
         (
             {},
@@ -403,7 +491,12 @@ def test_only_time_series_have_a_horizon() -> None:
             RecipeError,
             "so it cannot be rows",
         ),
-        ({}, {"data": {"split": {"train": 0.9999, "test": 0.0001}}}, DataError, "too few times"),
+        (
+            {},
+            {"data": {"split": {"train": 0.9999, "test": 0.0001}}},
+            DataError,
+            "1454 times from which all 1 values",
+        ),
         ({}, {"class_path": "sklearn.linear_model.LogisticRegression"}, RecipeError, "is not for"),
     ],
 )

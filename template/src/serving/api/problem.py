@@ -190,7 +190,7 @@ def _rule(error: ErrorDetails) -> str:
         case "too_short" if error["ctx"]["min_length"] == 1:
             return "must not be empty"
         case "too_short":
-            return f"must have {error['ctx']['min_length']} items (has {len(error['input'])})"
+            return f"must have at least {error['ctx']['min_length']} items"
         case "too_long":
             return f"must have at most {error['ctx']['max_length']} items"
         case _ if error["input"] is None:

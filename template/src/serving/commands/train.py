@@ -20,6 +20,7 @@ from serving.config.settings import DEFAULT_CONFIG
 from serving.errors import DataError, GateError, RecipeError, TrainingStopped
 
 if TYPE_CHECKING:
+    from serving.contract.recipe import Recipe
     from serving.training.inspection import Inspection
 
 RECIPES = Path("recipes")
@@ -62,6 +63,8 @@ def run(
     def inspected(found: "Inspection") -> None:
         with progress.paused():
             print("\n".join(table_of(found)), end="\n\n", flush=True)
+            if recipe.history_columns:
+                print(_about_series(recipe, found), end="\n\n", flush=True)
             warn(found.warnings, strict)
 
     try:
@@ -106,6 +109,13 @@ def run(
     print(f"\nNext: {serve_command(config_path=config_path, run_id=result.run_id)}")
     if ui := ui_command(settings.mlflow.tracking_uri):
         print(f"MLflow's UI: {ui}")
+
+
+def _about_series(recipe: "Recipe", found: "Inspection") -> str:
+    """What each request of a time series must have, in one line."""
+    names = [column.name for column in found.columns if column.role == "feature"]
+    known = f"; known in advance: {', '.join(names)}" if names else ""
+    return f"history: {len(recipe.history_columns)} values{known}"
 
 
 def warn(warnings: Sequence[str], strict: bool) -> None:

@@ -74,9 +74,11 @@ def items(values: pa.Array, count: int, *, from_text: bool = False) -> tuple[lis
     is not such an array; its items are null. Missing items are null, too.
     """
     if from_text:
-        is_array = pc.match_substring_regex(values, r"^\s*\[.*\]\s*$")
+        is_array = pc.match_substring_regex(values, r"(?s)^\s*\[.*\]\s*$")
         inner = pc.replace_substring_regex(_where(is_array, values), r"^\s*\[|\]\s*$", "")
         values = pc.split_pattern(inner, ",")
+    if pa.types.is_list_view(values.type) or pa.types.is_large_list_view(values.type):
+        values = values.cast(pa.large_list(values.type.value_type))
     is_list = pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
     if not is_list and not pa.types.is_fixed_size_list(values.type):
         return [pa.nulls(len(values))] * count, np.ones(len(values), dtype=bool)

@@ -262,8 +262,27 @@ class Forecasting(Section):
     def _are_in_the_past(cls, lags: list[int]) -> list[int]:
         for lag in lags:
             if not 1 <= lag <= 1_000:
-                raise ValueError(f"must be between 1, the last value, and 1000 (is {lag})")
+                raise ValueError(f"must be from 1 (the last value) to 1000 (is {lag})")
         return sorted(set(lags))
+
+    @field_validator("calendar")
+    @classmethod
+    def _once(cls, calendar: list[Calendar]) -> list[Calendar]:
+        return list(dict.fromkeys(calendar))
+
+    @model_validator(mode="after")
+    def _can_feed_back(self) -> Self:
+        if self.strategy == "recursive" and self.horizon > 1 and not self.history:
+            raise ValueError(
+                "strategy recursive needs lags or rolling, through which predictions are fed back"
+            )
+        return self
+
+    @property
+    def statistics(self) -> list[tuple[int, Statistic]]:
+        """The window and the statistic of each rolling feature."""
+        pairs = [(one.window, how) for one in self.rolling for how in one.statistics]
+        return list(dict.fromkeys(pairs))
 
     @property
     def history(self) -> int:
@@ -625,6 +644,11 @@ class Recipe(Section):
             raise ValueError(
                 f"data.split.strategy: a time series is split by time, never {plan.strategy}; "
                 "leave it out, or set it to temporal"
+            )
+        if time in self.data.data_interface.entity_columns:
+            raise ValueError(
+                f"data.data_interface.entity_columns: '{time}' is the timestamp_column; the entity "
+                "columns tell the series apart"
             )
         if plan.temporal_column not in (None, time):
             raise ValueError(

@@ -314,7 +314,8 @@ class APISchemaGenerator:
             return "is the treatment, whose effect the model predicts; leave it out"
         if name in self.history:
             return f"is item {self.history.index(name)} of {HISTORY}, counted from 0; send that"
-        known = [*(column.name for column in self.columns), *self.request_fields.values()]
+        columns = [column.name for column in self.columns if column.name not in self.history]
+        known = [*columns, *([HISTORY] if self.history else []), *self.request_fields.values()]
         return f"unknown field{did_you_mean(name, known)}"
 
     def role(self, column: Column) -> str:
@@ -369,10 +370,12 @@ class APISchemaGenerator:
         """The columns of the history among the inputs, checked against the recipe."""
         wanted = self.recipe.history_columns if self.recipe else []
         taken = [column.name for column in self.inputs if column.name in wanted]
-        if taken and taken != wanted:
+        first = [column.name for column in self.inputs].index(taken[0]) if taken else 0
+        together = [column.name for column in self.inputs][first : first + len(wanted)]
+        if taken and together != wanted:
             raise ContractError(
-                f"the recipe's history is {', '.join(wanted)}, and the model's signature has "
-                f"{', '.join(taken)}"
+                f"the recipe's history is {', '.join(wanted)}, but the model's signature does not "
+                f"have these columns one after the other; it has {', '.join(taken)}"
             )
         if taken and HISTORY in [column.name for column in self.columns]:
             raise ContractError(f"the column '{HISTORY}' has the name of the field of past values")

@@ -17,6 +17,9 @@ from serving.errors import DataError, RecipeError
 ROWS = "rows"
 """The frequency of a series whose values may have any time between them."""
 _FREQUENCY = "data.forecasting.frequency"
+MOST_TIMES = 10_000
+"""A series may have so many times, and a hundred times as many as values, if all gaps are filled.
+More come from a wrong time, and would take all memory."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,10 @@ class Rows:
     """The rows in the order of time, with the columns of the history besides those of the table."""
     target: "pd.Series[Any] | pd.DataFrame"
     """The values to predict: shape (rows,), or (rows, horizon) for more than one step."""
+    until: "pd.Series[Any]"
+    """Shape (rows,): the time of the last value to predict."""
+    table: pd.DataFrame
+    """All rows of the table, with converted times and values."""
     frequency: str | None
     """The time between two values; None if it may be any."""
     dropped: int
@@ -46,8 +53,7 @@ def arrange(recipe: Recipe, frame: pd.DataFrame, path: str) -> Rows:
     """
     interface = recipe.data.data_interface
     time, target = str(interface.timestamp_column), str(interface.target_column)
-    if not recipe.is_forecaster:
-        _check_names(recipe, frame)
+    _check_names(recipe, frame, path)
     frame = frame.assign(**{time: _times(frame, time, path), target: _values(frame, target, path)})
     dropped = int(frame[target].isna().sum())
     keys = interface.entity_columns
@@ -59,26 +65,30 @@ def arrange(recipe: Recipe, frame: pd.DataFrame, path: str) -> Rows:
     history, horizon = recipe.history_columns, recipe.values_per_row
     names = [f"step_{step + 1}" for step in range(horizon)]
 
-    frames, followings, gaps = [], [], []
+    frames, followings, untils, gaps, without = [], [], [], [], []
     for one in _each(frame.sort_values(time, kind="stable"), keys):
-        times, row, values = _on_grid(one, time, target, frequency)
-        if frequency and len(times) > len(one):
-            gaps.append((len(times) - len(one), _first_gap(times, row)))
+        times, row, values = _on_grid(one, time, target, frequency, path)
+        is_gap = _gaps(values)
+        if is_gap.any():
+            gaps.append((int(is_gap.sum()), times[int(is_gap.argmax())]))
             if recipe.is_forecaster:
                 raise _gap_error(recipe, one, gaps[0], str(frequency), path)
         past, following, positions = _windows(values, len(history), horizon)
         is_known = np.isfinite(past).all(axis=1) & np.isfinite(following).all(axis=1)
-        is_known &= row[positions] >= 0
+        if not is_known.any():
+            without.append(_name(one, keys))
         chosen = one.iloc[row[positions[is_known]]]
         added = pd.DataFrame(past[is_known], columns=history, index=chosen.index)
         frames.append(pd.concat([chosen, added], axis=1))
         followings.append(pd.DataFrame(following[is_known], columns=names, index=chosen.index))
+        untils.append(pd.Series(times[positions[is_known] + horizon - 1], dtype="datetime64[us]"))
     rows = pd.concat(frames)
     if rows.empty:
         raise DataError(
             f"{path}: no row is left to learn from: each needs the {len(history)} values before it"
             f" and {horizon} to predict, without a gap; the longest series has "
             f"{max(map(len, _each(frame, keys)))} rows (data.forecasting: lags, rolling, horizon)"
+            f"{_about_missing(gaps, frequency)}"
         )
     order = np.argsort(rows[time].to_numpy(), kind="stable")
     rows = rows.iloc[order].reset_index(drop=True)
@@ -86,38 +96,60 @@ def arrange(recipe: Recipe, frame: pd.DataFrame, path: str) -> Rows:
     return Rows(
         frame=rows,
         target=steps if horizon > 1 else steps["step_1"].rename(target),
+        until=pd.concat(untils).iloc[order].reset_index(drop=True),
+        table=frame,
         frequency=frequency,
         dropped=dropped,
-        warnings=[*_about_gaps(gaps, time, str(frequency), len(frame), len(rows))],
+        warnings=[
+            *_about_gaps(gaps, time, frequency, len(rows)),
+            *_about_series_without_rows(without, keys),
+        ],
     )
 
 
-def _check_names(recipe: Recipe, frame: pd.DataFrame) -> None:
-    plan = recipe.forecasting
+BACKTEST_COLUMNS = ("origin", "step", "time", "actual", "predicted")
+"""The columns of a backtest besides the entities."""
+
+
+def _check_names(recipe: Recipe, frame: pd.DataFrame, path: str) -> None:
+    plan, interface = recipe.forecasting, recipe.data.data_interface
+    for name in interface.entity_columns:
+        if name in BACKTEST_COLUMNS:
+            raise DataError(
+                f"{path}: the entity column '{name}' has the name of a column of backtest.csv; "
+                "rename it"
+            )
+    if recipe.is_forecaster:
+        return
     features = recipe.data.features_of(list(frame.columns))
     if HISTORY in (*features, *recipe.data.data_interface.roles):
         raise DataError(
-            f"the column '{HISTORY}' has the name of the field of a request for past values; "
-            "rename it"
+            f"{path}: the column '{HISTORY}' has the name of the field of a request for past "
+            "values; rename it"
         )
     for name in recipe.history_columns:
         if name in frame.columns:
-            raise DataError(f"the column '{name}' has the name of a lag that is made; rename it")
-    for part in plan.calendar:
-        if part in features:
-            raise RecipeError(
-                f"data.forecasting.calendar: '{part}' is also a feature column; rename the column, "
-                "or leave the part of the calendar out"
+            raise DataError(
+                f"{path}: the column '{name}' has the name of a lag that is made; rename it"
             )
-    if plan.strategy == "recursive" and plan.horizon > 1 and features:
+    made = [f"{interface.target_column}_rolling_{how}_{window}" for window, how in plan.statistics]
+    for key, names in (("calendar", plan.calendar), ("rolling", made)):
+        for name in names:
+            if name in features:
+                raise RecipeError(
+                    f"data.forecasting.{key}: '{name}' is also a feature column; rename the "
+                    f"column, or leave it out of {key}"
+                )
+    unknown = [name for name in features if name != interface.timestamp_column]
+    if plan.strategy == "recursive" and plan.horizon > 1 and unknown:
         raise RecipeError(
-            f"data.forecasting.strategy: recursive needs the later values of '{features[0]}', "
+            f"data.forecasting.strategy: recursive needs the later values of '{unknown[0]}', "
             "which a request does not have; use direct, or feature_columns: []"
         )
 
 
 def _times(frame: pd.DataFrame, name: str, path: str) -> Any:
-    column = infer_column(frame[name], name)
+    column = _inferred_column(frame, name, path)
     if column.type != "datetime" or not column.required:
         what = "has missing values" if column.type == "datetime" else f"is {column.spec.rule}"
         raise DataError(
@@ -127,8 +159,17 @@ def _times(frame: pd.DataFrame, name: str, path: str) -> Any:
     return to_table(frame[[name]], [column], path)[name]
 
 
+def _inferred_column(frame: pd.DataFrame, name: str, path: str) -> Column:
+    if frame[name].isna().all():
+        raise DataError(f"{path}: the column '{name}' has no values")
+    try:
+        return infer_column(frame[name], name)
+    except DataError as exc:
+        raise DataError(f"{path}: {exc}") from None
+
+
 def _values(frame: pd.DataFrame, name: str, path: str) -> Any:
-    column = infer_column(frame[name], name)
+    column = _inferred_column(frame, name, path)
     if column.type not in ("long", "double"):
         raise DataError(
             f"{path}: the target column '{name}' is {column.spec.rule}; a time series needs numbers"
@@ -140,7 +181,7 @@ def _check_unique(frame: pd.DataFrame, keys: Sequence[str], time: str, path: str
     again = frame.duplicated([*keys, time])
     if again.any():
         row = frame[again].iloc[0]
-        which = "".join(f" of {key} {row[key]}" for key in keys)
+        which = _name(frame[again], keys)
         advice = (
             "each time must be there once"
             if keys
@@ -150,7 +191,8 @@ def _check_unique(frame: pd.DataFrame, keys: Sequence[str], time: str, path: str
     if keys and not frame.duplicated(keys).any():
         raise DataError(
             f"{path}: each value of {', '.join(keys)} is there once, so every series has one row; "
-            "entity_columns must tell the series apart, not the rows; leave it empty for one series"
+            "entity_columns must name what tells the series apart, such as a shop, and be empty "
+            "for a single series"
         )
 
 
@@ -167,7 +209,7 @@ def _gap_error(
     recipe: Recipe, one: pd.DataFrame, gap: tuple[int, Any], frequency: str, path: str
 ) -> DataError:
     interface = recipe.data.data_interface
-    which = "".join(f" of {key} {one[key].iloc[0]}" for key in interface.entity_columns)
+    which = _name(one, interface.entity_columns)
     count, first = gap
     missing = "1 time is" if count == 1 else f"{count:,} times are"
     return DataError(
@@ -175,6 +217,11 @@ def _gap_error(
         f"or without a value (frequency {frequency}; the first is {first}); "
         f"{recipe.model.class_path} needs a value at every time, so fill the gaps"
     )
+
+
+def _name(one: pd.DataFrame, keys: Sequence[str]) -> str:
+    """The series of the first row, to follow what is said of it; empty for a single series."""
+    return "".join(f" of {key} {one[key].iloc[0]}" for key in keys)
 
 
 def _each(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[pd.DataFrame]:
@@ -200,16 +247,16 @@ def _frequency(recipe: Recipe, frame: pd.DataFrame, path: str) -> str | None:
         return None
     if given is not None:
         try:
-            return str(to_offset(given).freqstr)
+            offset = to_offset(given)
+            if offset.n < 1:
+                raise ValueError
+            return str(offset.freqstr)
         except (ValueError, AttributeError):
             raise RecipeError(
                 f"{_FREQUENCY}: '{given}' is not a frequency of pandas; examples are h, D, W, MS "
                 "and QS, and 'rows' if the time between two values may be any"
             ) from None
-    found = next(
-        filter(None, map(_inferred, (one[time] for one in _each(frame, interface.entity_columns)))),
-        None,
-    )
+    found = _inferred(max(_each(frame, interface.entity_columns), key=len)[time])
     if found is None:
         raise RecipeError(
             f"{_FREQUENCY}: {path}: the time between two values of '{time}' is not always the "
@@ -236,20 +283,29 @@ def _inferred(times: "pd.Series[Any]") -> str | None:
 
 
 def _on_grid(
-    one: pd.DataFrame, time: str, target: str, frequency: str | None
+    one: pd.DataFrame, time: str, target: str, frequency: str | None, path: str
 ) -> tuple[pd.DatetimeIndex, np.ndarray, np.ndarray]:
     """All times of a series, the position of the row of each, or -1 in a gap, and the values."""
     given = pd.DatetimeIndex(one[time])
     values = one[target].to_numpy(dtype=np.float64)
     if frequency is None:
         return given, np.arange(len(one)), values
+    first, second = pd.date_range(given[0], periods=2, freq=frequency)
+    count = (given[-1] - given[0]) // (second - first)
+    if count > MOST_TIMES + 100 * len(given):
+        raise DataError(
+            f"{path}: from {given[0]} to {given[-1]} there would be {count:,} times of the "
+            f"frequency {frequency}, and there are {len(given):,}; correct the times, or set "
+            f"{_FREQUENCY}"
+        )
     grid = pd.date_range(given[0], given[-1], freq=frequency, unit="us")
     is_off = ~given.isin(grid)
     if is_off.any():
         first = given[int(is_off.argmax())]
         raise RecipeError(
-            f"{_FREQUENCY}: '{frequency}' does not fit: {time} {first} is not a whole number of "
-            f"steps after {given[0]}"
+            f"{_FREQUENCY}: '{frequency}' does not fit: {time} {first} is none of its times; "
+            "another frequency may fit, such as h, D, W-MON or MS, or rows, with which lags count "
+            "rows (times with a time zone are in UTC)"
         )
     row = given.get_indexer(grid)
     return grid, row, np.where(row >= 0, values[row], np.nan)
@@ -268,17 +324,44 @@ def _windows(
     return windows[:, :history], windows[:, history:], np.arange(len(windows)) + history
 
 
-def _first_gap(times: pd.DatetimeIndex, row: np.ndarray) -> Any:
-    return times[int((row < 0).argmax())]
+def _gaps(values: np.ndarray) -> np.ndarray:
+    """Shape (times,): true where there is no value, but one before and one after."""
+    is_known = np.isfinite(values)
+    is_between = np.logical_or.accumulate(is_known)
+    is_between &= np.logical_or.accumulate(is_known[::-1])[::-1]
+    return is_between & ~is_known
 
 
 def _about_gaps(
-    gaps: Sequence[tuple[int, Any]], time: str, frequency: str, before: int, after: int
-) -> Iterator[str]:
-    if gaps:
-        count = sum(missing for missing, _ in gaps)
-        yield (
-            f"column '{time}': {count:,} times are missing between others (frequency {frequency}; "
-            f"the first is {min(first for _, first in gaps)}); rows next to them are left out, "
-            f"{after:,} of {before:,} remain; fill the gaps, or set {_FREQUENCY}"
-        )
+    gaps: Sequence[tuple[int, Any]], time: str, frequency: str | None, rows: int
+) -> list[str]:
+    if not gaps:
+        return []
+    count = sum(missing for missing, _ in gaps)
+    what = "1 time is" if count == 1 else f"{count:,} times are"
+    return [
+        f"column '{time}': {what} missing between others, or without a value (frequency "
+        f"{frequency}; the first is {min(first for _, first in gaps)}); rows whose history or "
+        f"values to predict have such a gap are left out, and {rows:,} rows remain; fill the gaps, "
+        f"or set {_FREQUENCY}: rows"
+    ]
+
+
+def _about_missing(gaps: Sequence[tuple[int, Any]], frequency: str | None) -> str:
+    count = sum(missing for missing, _ in gaps)
+    if not count:
+        return ""
+    return (
+        f"; {count:,} times of the frequency {frequency} have no value; {_FREQUENCY} may be "
+        "another, such as B for working days, or rows, with which lags count rows"
+    )
+
+
+def _about_series_without_rows(names: Sequence[str], keys: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    what = "1 series is" if len(names) == 1 else f"{len(names):,} series are"
+    return [
+        f"column '{keys[0]}': {what} not learned from, because of gaps or too few values; the "
+        f"first is that{names[0]}"
+    ]

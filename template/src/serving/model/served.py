@@ -87,13 +87,12 @@ class ServedModel:
         self.invocation_response_schema = schemas.generate_invocation_response_schema()
         self._names = [column.name for column in schemas.columns]
         self._attributes = [f"column_{index}" for index in range(len(self._names))]
-        self._values_of = attrgetter(*self._attributes)
+        self._values_of = _getter(self._attributes)
         # The history of a time series is one field of a request, and many columns.
-        history = schemas.history
-        self._history = slice(0)
-        if history:
-            first = self._names.index(history[0])
-            self._history = slice(first, first + len(history))
+        if schemas.history:
+            first = self._names.index(schemas.history[0])
+            after = self._attributes[first + len(schemas.history) :]
+            self._values_around = [_getter(self._attributes[:first]), _getter(after)]
         # The number of columns in a request before those that the model takes.
         self._context = len(schemas.columns) - len(schemas.inputs)
         self._read = self.engine.reader(schemas.columns[self._context :])
@@ -113,8 +112,6 @@ class ServedModel:
         if self._has_history(samples):
             return [self._row_with_history(sample) for sample in samples]
         values = self._values_of
-        if len(self._names) == 1:  # attrgetter of one name does not return a tuple
-            return [(values(sample),) for sample in samples]
         return [values(sample) for sample in samples]
 
     def _has_history(self, samples: Sequence[BaseModel]) -> bool:
@@ -122,14 +119,8 @@ class ServedModel:
         return bool(self.schemas.history and samples) and hasattr(samples[0], HISTORY)
 
     def _row_with_history(self, sample: BaseModel) -> Row:
-        before, after = (
-            self._attributes[: self._history.start],
-            self._attributes[self._history.stop :],
-        )
-        values = [getattr(sample, attribute) for attribute in before]
-        values += getattr(sample, HISTORY)
-        values += [getattr(sample, attribute) for attribute in after]
-        return values
+        before, after = self._values_around
+        return (*before(sample), *getattr(sample, HISTORY), *after(sample))
 
     def records(self, samples: Sequence[BaseModel]) -> list[Record]:
         """The samples as hooks see them: columns and additional fields by name."""
@@ -146,7 +137,8 @@ class ServedModel:
     def _with_history(self, record: Record) -> Record:
         """The record with its history as one list."""
         if self.schemas.history and HISTORY not in record:
-            record[HISTORY] = [record.pop(name) for name in self.schemas.history]
+            record = record | {HISTORY: [record[name] for name in self.schemas.history]}
+            return {n: one for n, one in record.items() if n not in self.schemas.history}
         return record
 
     def rows_of(self, records: Sequence[Record]) -> list[Row]:
@@ -162,7 +154,7 @@ class ServedModel:
                     for record in records
                 ]
             return [[record[name] for name in self._names] for record in records]
-        except ValueError as exc:
+        except (TypeError, ValueError) as exc:
             raise ExtensionError(
                 f"before_predict: {HISTORY} must keep its {len(history)} values"
             ) from exc
@@ -387,6 +379,14 @@ class ServedModel:
                 for library in self.libraries
             },
         }
+
+
+def _getter(attributes: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """The function that gets the values of these attributes."""
+    if len(attributes) > 1:
+        return attrgetter(*attributes)
+    # attrgetter of one name does not return a tuple, and it does not exist for none.
+    return lambda one: tuple(getattr(one, name) for name in attributes)
 
 
 class _Labels:

@@ -13,7 +13,7 @@ from serving.contract.recipe import Recipe, Task
 DESCRIPTIONS = {
     Task.CLASSIFICATION: "always the most frequent class",
     Task.REGRESSION: "always the mean",
-    Task.TIMESERIES: "the best of repeating the last value, or the values of a whole period",
+    Task.TIMESERIES: "the naive forecast, which repeats past values",
 }
 
 
@@ -43,9 +43,9 @@ class SeasonalNaive(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sci
 
     def fit(self, X: pd.DataFrame, y: Any) -> Self:
         """Choose the period with the smallest mean absolute error."""
-        following = np.asarray(y, dtype=np.float64).reshape(len(X), -1)
+        past, following = self._past(X), np.asarray(y, dtype=np.float64).reshape(len(X), -1)
         errors = [
-            np.abs(self._repeated(X, period) - following).mean()
+            np.abs(self._repeated(past, period) - following).mean()
             for period in range(1, len(self.history) + 1)
         ]
         self.period_ = 1 + int(np.argmin(errors))
@@ -53,9 +53,11 @@ class SeasonalNaive(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sci
 
     def predict(self, X: pd.DataFrame) -> np.ndarray:
         """The values, of shape (rows,), or (rows, horizon) for more than one step."""
-        found = self._repeated(X, self.period_)
+        found = self._repeated(self._past(X), self.period_)
         return found[:, 0] if self.horizon == 1 else found
 
-    def _repeated(self, X: pd.DataFrame, period: int) -> np.ndarray:
-        last = X[list(self.history)[-period:]].to_numpy(dtype=np.float64)
-        return last[:, np.arange(self.horizon) % period]
+    def _past(self, X: pd.DataFrame) -> np.ndarray:
+        return np.asarray(X[list(self.history)], dtype=np.float64)
+
+    def _repeated(self, past: np.ndarray, period: int) -> np.ndarray:
+        return past[:, -period:][:, np.arange(self.horizon) % period]

@@ -50,6 +50,8 @@ class Dataset:
     """Shape (rows, entities)."""
     time: "pd.Series[Any] | None"
     """Shape (rows,): the column that a temporal split sorts by; the timestamp of a time series."""
+    until: "pd.Series[Any] | None"
+    """Shape (rows,): the time of the last value to predict; None for other tasks."""
     frequency: str | None
     """The time between two values of a time series, if it is always the same."""
     groups: "pd.Series[Any] | None"
@@ -116,6 +118,8 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
         raise DataError(f"{path}: has no rows")
     arranged = None
     if recipe.task_choice is Task.TIMESERIES:
+        if frame[str(target)].notna().any():
+            _check_target(recipe, infer_column(frame[target], str(target)), frame[target], path)
         arranged = series.arrange(recipe, frame, path)
         frame = arranged.frame
         time = [str(interface.timestamp_column)] if recipe.forecasting.calendar else []
@@ -152,7 +156,9 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
         feature_columns = [*entity_columns, *time_columns]
     targets = [] if target_column is None else [target_column]
     columns = [*time_columns, *entity_columns, *feature_columns, *targets]
-    typed = pd.DataFrame(to_table(frame, columns, path))
+    history = recipe.history_columns  # these columns are numbers already
+    converted = [column for column in columns if column.name not in history]
+    typed = pd.concat([pd.DataFrame(to_table(frame, converted, path)), frame[history]], axis=1)
     learned = None if target is None else _as_learned(recipe, typed[target])
     seen = profile(typed, [*time_columns, *feature_columns] if arranged else feature_columns)
     asked = {column.name: column for column in [*entity_columns, *feature_columns]}
@@ -161,13 +167,14 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
         if recipe.is_forecaster:
             seen |= _steps(recipe, typed, str(arranged.frequency), seen)
     example = make_example(recipe.data.example, list(asked.values()), seen)
-    told = [column for column in columns if column.name not in recipe.history_columns]
+    if arranged:
+        whole = arranged.table
+    else:
+        whole = frame.assign(**{column.name: typed[column.name] for column in converted})
     inspection = inspect(
         recipe,
-        frame.drop(columns=recipe.history_columns).assign(
-            **{column.name: typed[column.name] for column in told}
-        ),
-        {column.name: column for column in told},
+        whole,
+        {column.name: column for column in converted},
         zeros,
     )
     return Dataset(
@@ -179,6 +186,7 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
         entity_columns=entity_columns,
         entities=typed[[column.name for column in entity_columns]],
         time=typed[time_columns[0].name] if time_columns else None,
+        until=arranged.until if arranged else None,
         frequency=arranged.frequency if arranged else None,
         groups=_groups(recipe, frame, path),
         seen=seen,
@@ -277,10 +285,11 @@ def _check_target(recipe: Recipe, target: Column, values: "pd.Series[Any]", path
             f"{path}: the target column '{target.name}' is {target.spec.rule}; an effect is a "
             f"difference of outcomes, so it needs numbers or booleans{hint}"
         )
-    if recipe.task_choice is Task.REGRESSION and target.type not in ("long", "double"):
+    needs = {Task.REGRESSION: "regression needs", Task.TIMESERIES: "a time series needs"}
+    if recipe.task_choice in needs and target.type not in ("long", "double"):
         raise DataError(
             f"{path}: the target column '{target.name}' is {target.spec.rule}; "
-            f"regression needs numbers{hint}"
+            f"{needs[recipe.task_choice]} numbers{hint}"
         )
     if recipe.task_choice is Task.CLASSIFICATION and values.nunique() < 2:
         raise DataError(

@@ -101,7 +101,7 @@ def _series_features(recipe: Recipe, columns: Sequence[Column]) -> SeriesFeature
         timestamp=str(interface.timestamp_column),
         kept=[column.name for column in columns if column.name not in made],
         lags=plan.lags,
-        rolling=[(one.window, statistic) for one in plan.rolling for statistic in one.statistics],
+        rolling=plan.statistics,
         calendar=plan.calendar,
     )
 

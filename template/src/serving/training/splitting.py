@@ -74,7 +74,7 @@ def folds(recipe: Recipe, data: Dataset, rows: pd.Index, count: int) -> list[Fol
     Raises `DataError` naming the key if there are too few rows, groups or rows of a class.
     """
     if recipe.task_choice is Task.TIMESERIES:
-        return _folds_of_series(recipe, data, rows, count)
+        return _folds_of_series(data, rows, count)
     target = data.target_of(rows)
     assert isinstance(target, pd.Series)
     is_classes = recipe.task_choice is Task.CLASSIFICATION
@@ -111,44 +111,49 @@ def _split_series(
 ) -> dict[str, pd.Index]:
     """Divide the rows by their times; the shares are shares of the times.
 
-    Between two parts, the times are left out from which a step would lead into the later part.
+    A row whose last value to predict is in the time of a later part belongs to no part.
     """
     assert data.time is not None
+    assert data.until is not None
     times = np.unique(data.time.to_numpy())
-    gap = recipe.values_per_row - 1
-    parts: dict[str, pd.Index] = {}
     end = len(times)
+    is_before = pd.Series(True, index=data.time.index)
+    parts: dict[str, pd.Index] = {}
     for name, share in shares.items():
         if not share:
             continue
         count = round(len(times) * share)
-        if count < 1 or end - count - gap < 1:
+        first = times[min(max(end - count, 0), len(times) - 1)]
+        parts[name] = data.time.index[is_before & (data.time >= first)]
+        end -= count
+        is_before = data.until < first
+        if not count or parts[name].empty or not is_before.any():
+            steps = recipe.values_per_row
             raise DataError(
-                f"data.split.{name}: {path} has too few times ({len(times)}) for a share of "
-                f"{share:g}" + (f" and a gap of {gap} steps before it" if gap else "")
+                f"data.split.{name}: {path} has {len(times)} times from which all {steps} values "
+                f"to predict are known, too few for a share of {share:g} without an overlap of the "
+                "parts; set another share, or a shorter data.forecasting.horizon"
             )
-        parts[name] = data.time.index[data.time.isin(times[end - count : end])]
-        end -= count + gap
-    return {"train": data.time.index[data.time.isin(times[:end])], **parts}
+    return {"train": data.time.index[is_before], **parts}
 
 
-def _folds_of_series(recipe: Recipe, data: Dataset, rows: pd.Index, count: int) -> list[Fold]:
-    """Folds that test on later times than they fit on, without a step from one into the other."""
+def _folds_of_series(data: Dataset, rows: pd.Index, count: int) -> list[Fold]:
+    """Folds that test on later times than those of all values that are fitted on."""
     assert data.time is not None
-    time = data.time.loc[rows].to_numpy()
+    assert data.until is not None
+    time, until = data.time.loc[rows].to_numpy(), data.until.loc[rows].to_numpy()
     times = np.unique(time)
-    gap = recipe.values_per_row - 1
-    try:
-        divided = list(TimeSeriesSplit(count, gap=gap).split(times))
-    except ValueError:
+    divided: list[Fold] = []
+    if len(times) > count:
+        for _, test in TimeSeriesSplit(count).split(times):
+            is_fitted = until < times[test[0]]
+            divided.append((np.flatnonzero(is_fitted), np.flatnonzero(np.isin(time, times[test]))))
+    if not divided or any(len(fit) == 0 for fit, _ in divided):
         raise DataError(
             f"evaluation.cross_validation: the train part has too few times ({len(times)}) for "
-            f"{count} folds" + (f" with a gap of {gap} steps" if gap else "")
-        ) from None
-    return [
-        (np.flatnonzero(np.isin(time, times[fit])), np.flatnonzero(np.isin(time, times[test])))
-        for fit, test in divided
-    ]
+            f"{count} folds"
+        )
+    return divided
 
 
 def _divide(recipe: Recipe, data: Dataset, rows: Any, count: int) -> tuple[Any, Any]:

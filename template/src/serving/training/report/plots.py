@@ -540,25 +540,26 @@ def _forecast(answers: _Answers, figure: Figure) -> _Drawing:
         chosen = names.mode().iloc[0]
         rows = names.index[names == chosen]
         [short], named = labels([chosen])
-        which = f" of {', '.join(keys)} {short}"
+        which = f" of {', '.join(keys)} {short}, one of {names.nunique()} series"
     else:
         named = {}
     if made is None:
         table = backtest(facts.pipeline, facts.recipe, data, rows[-MOST_POINTS:])
     else:
         table = made.loc[rows]
-    time = "time" if "time" in table else "origin"
+    is_whole = horizon > 1 and data.frequency is not None  # else only the first step has a time
+    time = "time" if data.frequency is not None else "origin"
     # Forecasts that do not overlap: those of each horizon-th time.
     origins = np.unique(table["origin"].to_numpy())[::horizon]
-    if time == "origin":
+    if not is_whole:
         table = table[table["step"] == 1]
-    elif horizon > 1 and made is None:
+    elif made is None:
         table = table[table["origin"].isin(origins)]
     known = table if made is None else _values_around(facts, table)
     figure.set_size_inches(7.4, 3.6)
     axes = figure.subplots()
     axes.plot(known[time], known["actual"], color=_GREY, linewidth=1.4, label="actual")
-    for i, (_, one) in enumerate(table.groupby("origin") if horizon > 1 else [(None, table)]):
+    for i, (_, one) in enumerate(table.groupby("origin") if is_whole else [(None, table)]):
         label = "predicted" if i == 0 else None
         axes.plot(one[time], one["predicted"], color=_BLUE, linewidth=1.4, label=label)
     axes.set_ylabel(str(facts.recipe.data.data_interface.target_column))
@@ -567,7 +568,7 @@ def _forecast(answers: _Answers, figure: Figure) -> _Drawing:
     title = f"Forecast against actual{which}, {answers.part}"
     if made is not None:
         return _Drawing(title, "Each blue line is forecast from all values before it.", named)
-    each = f"Each blue line is predicted at once, {horizon} steps ahead. " if horizon > 1 else ""
+    each = f"Each blue line is one forecast of {horizon} steps. " if is_whole else ""
     return _Drawing(
         title,
         f"{each}Where the blue line follows the grey one only one step later, the model does "
