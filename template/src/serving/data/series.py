@@ -329,7 +329,7 @@ def _gaps(values: np.ndarray) -> np.ndarray:
     is_known = np.isfinite(values)
     is_between = np.logical_or.accumulate(is_known)
     is_between &= np.logical_or.accumulate(is_known[::-1])[::-1]
-    return is_between & ~is_known
+    return np.asarray(is_between & ~is_known)
 
 
 def _about_gaps(
