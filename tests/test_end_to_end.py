@@ -287,8 +287,8 @@ def test_the_temperatures_of_the_next_days(project: Path, strategy: str) -> None
         try:
             uv("run", "pytest", "-q", "-k", "seattle", "--renew-openapi", cwd=project)
         finally:
-            for file in project.glob("recipes/seattle.*"):
-                file.unlink()
+            for made in project.glob("recipes/seattle.*"):
+                made.unlink()
 
 
 @pytest.mark.skipif(not LONG, reason="installs econml, which takes minutes: LONG_TESTS=1")

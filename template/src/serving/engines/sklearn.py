@@ -49,11 +49,10 @@ class SklearnEngine(Engine):
             return predictions
 
     def _estimate(self, rows: Any) -> Predictions:
-        if hasattr(
-            self._estimator, "predict_with_details"
-        ):  # see serving.causal and serving.forecasting
-            effect, details = self._estimator.predict_with_details(rows)
-            return Predictions(effect, details=details)
+        # See serving.causal and serving.forecasting.
+        if hasattr(self._estimator, "predict_with_details"):
+            found, details = self._estimator.predict_with_details(rows)
+            return Predictions(found, details=details)
         values = single_output(np.asarray(self._estimator.predict(rows)))
         details = {one.name: self._estimator.transform(rows) for one in self.details}
         if values.ndim > 1 or not self.classes:
