@@ -52,6 +52,7 @@ class SeriesFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         lags: which values are features; 1 is the last one.
         rolling: the length of a window, and a statistic of the last values (see `STATISTICS`).
         calendar: attributes of pandas' `Series.dt`, or `is_weekend`.
+        fill: whether a missing value of the history becomes the last one before it.
     """
 
     independent_rows = True
@@ -65,6 +66,7 @@ class SeriesFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         lags: Sequence[int] = (),
         rolling: Sequence[tuple[int, str]] = (),
         calendar: Sequence[str] = (),
+        fill: bool = False,
     ) -> None:
         self.target = target
         self.history = history
@@ -73,6 +75,7 @@ class SeriesFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         self.lags = lags
         self.rolling = rolling
         self.calendar = calendar
+        self.fill = fill
 
     def fit(self, X: pd.DataFrame, y: Any = None) -> Self:
         """Nothing is learned."""
@@ -83,6 +86,8 @@ class SeriesFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
     def transform(self, X: pd.DataFrame) -> pd.DataFrame:
         """The features, of shape (rows, features), with the names of `get_feature_names_out`."""
         past = X[list(self.history)].to_numpy(dtype=np.float64)
+        if self.fill:
+            past = filled(past)
         columns: list[Any] = [X[name] for name in self.kept]
         columns += [past[:, -lag] for lag in self.lags]
         for window, statistic in self.rolling:
@@ -96,6 +101,11 @@ class SeriesFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         names = [*self.kept, *(f"{self.target}_lag_{lag}" for lag in self.lags)]
         names += [f"{self.target}_rolling_{how}_{window}" for window, how in self.rolling]
         return np.array([*names, *self.calendar], dtype=object)
+
+
+def filled(past: np.ndarray) -> np.ndarray:
+    """The values, shape (rows, history), with the last value before each gap in its place."""
+    return pd.DataFrame(past).ffill(axis=1).to_numpy()
 
 
 def _part(times: "pd.Series[Any]", part: str) -> np.ndarray:
@@ -112,6 +122,7 @@ class RecursiveForecaster(RegressorMixin, BaseEstimator):  # type: ignore[misc] 
         history: the columns of the values before the row's timestamp, the oldest first.
         timestamp: the column of the timestamp; None if the model does not need it.
         frequency: the time between two values, an alias of pandas; needed with `timestamp`.
+        fill: as for `SeriesFeatures`, before the oldest values are left out for later steps.
     """
 
     independent_rows = True
@@ -124,12 +135,14 @@ class RecursiveForecaster(RegressorMixin, BaseEstimator):  # type: ignore[misc] 
         history: Sequence[str],
         timestamp: str | None = None,
         frequency: str | None = None,
+        fill: bool = False,
     ) -> None:
         self.estimator = estimator
         self.horizon = horizon
         self.history = history
         self.timestamp = timestamp
         self.frequency = frequency
+        self.fill = fill
 
     def fit(self, X: pd.DataFrame, y: Any) -> Self:
         """Fit a copy of the model on the first of the values `y`, of shape (rows, horizon)."""
@@ -143,6 +156,8 @@ class RecursiveForecaster(RegressorMixin, BaseEstimator):  # type: ignore[misc] 
         found = []
         rows = X.copy()
         past = X[list(self.history)].to_numpy(dtype=np.float64)
+        if self.fill:
+            past = filled(past)
         for step in range(self.horizon):
             if step and self.timestamp:
                 rows[self.timestamp] = later(X[self.timestamp], str(self.frequency), step)

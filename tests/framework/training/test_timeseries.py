@@ -1,5 +1,6 @@
 """Time series: daily temperatures of Seattle, 2012 to 2015, trained, served and compiled."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,40 @@ def test_rows_next_to_a_gap_are_left_out_and_told(seattle: pd.DataFrame) -> None
     assert "1 time is missing between others, or without a value" in counted.warnings[0]
 
 
+@pytest.mark.parametrize("strategy", ["direct", "recursive"])
+def test_gaps_of_the_history_are_filled(
+    settings: Settings, seattle: pd.DataFrame, strategy: str
+) -> None:
+    gaps = seattle.drop(index=[100, 101, 500])
+    gaps.loc[900, "high"] = np.nan
+    gaps.to_csv("gaps.csv", index=False)
+    plan = recipe(
+        PLAN | {"horizon": 2, "strategy": strategy},
+        steps=[{"type": "forward_fill"}, {"type": "standard_scaler"}],
+        compiled=True,
+    )
+    values = gaps.set_index("date")["high"].reindex(seattle["date"]).to_numpy()
+    positions = range(7, len(values) - 1)
+    usable = [i for i in positions if np.isfinite(values[[i - 7, i, i + 1]]).all()]
+    assert len(arrange(plan, gaps, "gaps.csv").frame) == len(usable)
+    result = train(plan, settings, Path("gaps.csv"))
+    assert result.compiled is not None
+    assert result.compiled.startswith("yes"), result.compiled
+    found = []
+    for engine in ("native", "onnx"):
+        model = load_model(of(result, settings, engine=engine))
+        samples = [
+            {"date": "2016-01-01", "history": history}
+            for history in ([1.0, None, 3.0, 4.0, None, None, 7.0], [1.0, 1, 3.0, 4.0, 4, 4, 7])
+        ]
+        bodies = [json.dumps(one) for one in samples]
+        answers = model.answer([model.request_schema.model_validate_json(one) for one in bodies])
+        with_gaps, without = (one.model_dump(by_alias=True)["prediction"] for one in answers)
+        assert with_gaps == without
+        found.append(list(without.values()))
+    assert found[0] == pytest.approx(found[1])
+
+
 @pytest.mark.parametrize(
     ("unit", "frequency"), [("h", "h"), ("D", "D"), ("7D", "W-SUN"), ("MS", "MS"), ("QS", "QS-JAN")]
 )
@@ -437,6 +472,7 @@ def test_mistakes_in_requests_are_named(settings: Settings) -> None:
         ),
         ({"plan": {"horizon": 0}}, "greater than or equal to 1"),
         ({"plan": {"calendar": ["moon"]}}, "'year', 'quarter', 'month'"),
+        ({"steps": [{"type": "forward_fill", "columns": ["low"]}]}, "fills the history of 'high'"),
         ({"timestamp_column": None}, "timestamp_column: is required for the task timeseries"),
     ],
 )

@@ -21,6 +21,8 @@ def transform_series(graph: Graph, transformer: SeriesFeatures, features: Featur
     """Lags, rolling statistics and parts of the calendar; see `SeriesFeatures`."""
     by_name = {feature.name: feature for feature in features}
     past = [by_name[name] for name in transformer.history]
+    if transformer.fill:
+        past = _filled(graph, past)
     result = [by_name[name] for name in transformer.kept]
     result += [past[-lag] for lag in transformer.lags]
     for window, statistic in transformer.rolling:
@@ -31,6 +33,15 @@ def transform_series(graph: Graph, transformer: SeriesFeatures, features: Featur
         result += [features_of(getattr(calendar, part)(), 1)[0] for part in transformer.calendar]
     names = transformer.get_feature_names_out()
     return [replace(one, name=str(name)) for one, name in zip(result, names, strict=True)]
+
+
+def _filled(graph: Graph, past: Features) -> Features:
+    """The values, each replaced by the one before it where it is missing."""
+    tensors = [matrix(graph, [one]) for one in past]
+    for position in range(1, len(tensors)):
+        value, before = tensors[position], tensors[position - 1]
+        tensors[position] = graph.add("Where", graph.add("IsNaN", value), before, value)
+    return [features_of(tensor, 1)[0] for tensor in tensors]
 
 
 def predict_recursively(
@@ -45,6 +56,8 @@ def predict_recursively(
     """
     by_name = {feature.name: feature for feature in features}
     past = [by_name[name] for name in model.history]
+    if model.fill:
+        past = _filled(graph, past)
     values: list[str] = []
     for step in range(model.horizon):
         changed = dict(zip(model.history, past, strict=True))

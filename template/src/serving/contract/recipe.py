@@ -321,12 +321,15 @@ class Data(Section):
 
 TARGET_ENCODER = "catboost_encoder"
 """The step that encodes by the target; its name is that of the format."""
+FORWARD_FILL = "forward_fill"
+"""The step that fills the history of a time series with the last value before a gap."""
 _STEP_OPTIONS = {
     "simple_imputer": ("strategy", "create_missing_indicators"),
     "constant_fill": ("fill_value",),
     "one_hot_encoder": ("handle_unknown",),
     "ordinal_encoder": ("handle_unknown", "unknown_value"),
     TARGET_ENCODER: (),
+    FORWARD_FILL: (),
     "standard_scaler": (),
     "min_max_scaler": (),
     "robust_scaler": (),
@@ -340,6 +343,11 @@ _STRATEGIES = {
 }
 
 
+_USES_OTHER_ROWS = (
+    "uses other rows, which a request does not have; use simple_imputer or constant_fill"
+)
+
+
 class Step(Section):
     """One preprocessing step; without `columns` it applies to every suitable column."""
 
@@ -349,6 +357,7 @@ class Step(Section):
         "one_hot_encoder",
         "ordinal_encoder",
         "catboost_encoder",
+        "forward_fill",
         "standard_scaler",
         "min_max_scaler",
         "robust_scaler",
@@ -378,11 +387,8 @@ class Step(Section):
     def _servable(cls, content: Any) -> Any:
         """Refuse a type of the format before its options are looked at, which are unknown here."""
         value = content.get("type") if isinstance(content, Mapping) else None
-        if value in ("drop_missing", "forward_fill", "backward_fill", "interpolation"):
-            raise ValueError(
-                f"{value} uses other rows, which a request does not have; "
-                "use simple_imputer or constant_fill"
-            )
+        if value in ("drop_missing", "backward_fill", "interpolation"):
+            raise ValueError(f"{value} {_USES_OTHER_ROWS}")
         if value == "tree_based_feature_generator":
             raise ValueError(
                 f"{value} is not supported, because scikit-learn has no transformer that fits "
@@ -681,6 +687,28 @@ class Recipe(Section):
         if self.task_choice is not Task.TIMESERIES or self.is_forecaster or target is None:
             return []
         return self.forecasting.history_columns(target)
+
+    @model_validator(mode="after")
+    def _has_a_history_to_fill(self) -> Self:
+        steps = self.preprocessor.steps if self.preprocessor else []
+        for index, step in enumerate(steps):
+            if step.type != FORWARD_FILL or self.is_forecaster:
+                continue
+            if self.task_choice is not Task.TIMESERIES:
+                raise ValueError(f"preprocessor.steps.{index}: {FORWARD_FILL} {_USES_OTHER_ROWS}")
+            target = self.data.data_interface.target_column
+            if step.columns not in (None, [target]):
+                raise ValueError(
+                    f"preprocessor.steps.{index}.columns: {FORWARD_FILL} fills the history of "
+                    f"'{target}', which a row has; other columns have no values before the row"
+                )
+        return self
+
+    @property
+    def fills_history(self) -> bool:
+        """Whether gaps in the history of a time series are filled."""
+        steps = self.preprocessor.steps if self.preprocessor else []
+        return any(step.type == FORWARD_FILL for step in steps)
 
     @model_validator(mode="after")
     def _has_one_target_to_encode_by(self) -> Self:

@@ -393,8 +393,11 @@ class APISchemaGenerator:
         if all("minimum" in one for one in seen):
             low, high = min(one["minimum"] for one in seen), max(one["maximum"] for one in seen)
             description += f"; {low} to {high} in training"
-        spec = COLUMN_TYPES["double"]
-        return list[spec.annotation], Field(  # type: ignore[name-defined]  # made at run time
+        value: Any = COLUMN_TYPES["double"].annotation
+        columns = [column for column in self.inputs if column.name in self.history]
+        if not all(column.required for column in columns):
+            value, description = value | None, f"{description}; values may be null"
+        return list[value], Field(
             min_length=count, max_length=count, description=description, title=HISTORY
         )
 

@@ -74,7 +74,9 @@ def arrange(recipe: Recipe, frame: pd.DataFrame, path: str) -> Rows:
             if recipe.is_forecaster:
                 raise _gap_error(recipe, one, gaps[0], str(frequency), path)
         past, following, positions = _windows(values, len(history), horizon)
-        is_known = np.isfinite(past).all(axis=1) & np.isfinite(following).all(axis=1)
+        # With forward_fill, the history needs only its first value.
+        needed = past[:, :1] if recipe.fills_history else past
+        is_known = np.isfinite(needed).all(axis=1) & np.isfinite(following).all(axis=1)
         if not is_known.any():
             without.append(_name(one, keys))
         chosen = one.iloc[row[positions[is_known]]]

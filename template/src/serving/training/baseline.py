@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.dummy import DummyClassifier, DummyRegressor
 
 from serving.contract.recipe import Recipe, Task
+from serving.forecasting import filled
 
 DESCRIPTIONS = {
     Task.CLASSIFICATION: "always the most frequent class",
@@ -57,7 +58,7 @@ class SeasonalNaive(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sci
         return found[:, 0] if self.horizon == 1 else found
 
     def _past(self, X: pd.DataFrame) -> np.ndarray:
-        return np.asarray(X[list(self.history)], dtype=np.float64)
+        return filled(np.asarray(X[list(self.history)], dtype=np.float64))
 
     def _repeated(self, past: np.ndarray, period: int) -> np.ndarray:
         return past[:, -period:][:, np.arange(self.horizon) % period]

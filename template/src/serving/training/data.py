@@ -140,7 +140,12 @@ def load_dataset(recipe: Recipe, source: str | Path, settings: Settings | None =
 
     try:
         named = [] if recipe.is_forecaster else features
-        feature_columns = [_column(frame, name, loader) for name in named]
+        feature_columns = [
+            Column(name, "double", required=not recipe.fills_history)
+            if name in recipe.history_columns
+            else _column(frame, name, loader)
+            for name in named
+        ]
         target_column = None if target is None else _column(frame, target, loader)
         entities = [name for name in interface.entity_columns if name != interface.target_column]
         keys = [name for name in entities if name not in loader.declared]

@@ -30,7 +30,15 @@ from serving import extensions
 from serving.causal import EconML
 from serving.config.yaml_file import did_you_mean
 from serving.contract.columns import Column
-from serving.contract.recipe import FORECASTERS, TARGET_ENCODER, Model, Recipe, Step, Task
+from serving.contract.recipe import (
+    FORECASTERS,
+    FORWARD_FILL,
+    TARGET_ENCODER,
+    Model,
+    Recipe,
+    Step,
+    Task,
+)
 from serving.errors import RecipeError
 from serving.forecasting import RecursiveForecaster, SeriesFeatures
 from serving.redaction import first_line
@@ -103,6 +111,7 @@ def _series_features(recipe: Recipe, columns: Sequence[Column]) -> SeriesFeature
         lags=plan.lags,
         rolling=plan.statistics,
         calendar=plan.calendar,
+        fill=recipe.fills_history,
     )
 
 
@@ -125,6 +134,7 @@ def _several_steps(recipe: Recipe, pipeline: Pipeline, frequency: str | None) ->
         recipe.history_columns,
         interface.timestamp_column if plan.calendar else None,
         frequency,
+        recipe.fills_history,
     )
     return Pipeline([("model", forecaster)])
 
@@ -352,7 +362,7 @@ def _chains(steps: Sequence[Step], columns: Sequence[Column]) -> dict[tuple[Chai
     known = {column.name for column in columns}
     for index, step in enumerate(steps):
         for name in step.columns or []:
-            if name not in known:
+            if name not in known and step.type != FORWARD_FILL:
                 raise RecipeError(
                     f"preprocessor.steps.{index}.columns: '{name}' is not a feature column"
                 )
@@ -388,6 +398,8 @@ def _takes_text(step: Step) -> bool:
 
 def _suits(step: Step, column: Column) -> bool:
     """Whether a step applies: it names the column, or names none and suits its kind."""
+    if step.type == FORWARD_FILL:  # see SeriesFeatures
+        return False
     if step.columns is not None:
         return column.name in step.columns
     if step.type in _ENCODERS:
