@@ -324,9 +324,9 @@ RECIPES = [
         "mistypes a step",
         TRAIN,
         "{here}/recipe.yaml: preprocessor.steps.3.type: must be 'simple_imputer', "
-        "'constant_fill', 'one_hot_encoder', 'ordinal_encoder', 'catboost_encoder', 'forward_fill', "
-        "'standard_scaler', 'min_max_scaler', 'robust_scaler', 'kbins_discretizer', "
-        "'polynomial_features' or 'transformer' (is 'standard_scalar')",
+        "'constant_fill', 'one_hot_encoder', 'ordinal_encoder', 'catboost_encoder', "
+        "'forward_fill', 'standard_scaler', 'min_max_scaler', 'robust_scaler', "
+        "'kbins_discretizer', 'polynomial_features' or 'transformer' (is 'standard_scalar')",
         recipe=("type: standard_scaler", "type: standard_scalar"),
     ),
     Command(

@@ -194,7 +194,8 @@ def build_estimator(model: Model, tuned: Mapping[str, Any]) -> Any:
 
 _OTHER_INTERFACES = {
     "causalml": "use serving.causal.TLearner, or a class of econml",
-    "mmp": "use a class of another package",
+    "mmp": "use a class of another package, for instance statsforecast.models.AutoARIMA for a "
+    "time series",
 }
 """Packages that recipes of Modern ML Pipeline name, and what to do instead."""
 
