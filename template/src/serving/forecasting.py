@@ -302,7 +302,11 @@ def later(times: "pd.Series[Any]", frequency: str, steps: int) -> Any:
 
     A step of months or working days leads from any time to the next one of the frequency.
     """
-    offset: Any = to_offset(frequency)
-    if isinstance(offset, pd.offsets.Week):  # from a Wednesday, W-SUN would lead to Sunday
-        offset = pd.Timedelta(weeks=offset.n)
-    return pd.DatetimeIndex(times) + steps * offset
+    return pd.DatetimeIndex(times) + steps * step_of(frequency)
+
+
+def step_of(frequency: str) -> Any:
+    """The time between two values, to be added to a time; weeks are a `Timedelta`."""
+    offset = to_offset(frequency)
+    # From a Wednesday, the offset W-SUN would lead to Sunday.
+    return pd.Timedelta(weeks=offset.n) if isinstance(offset, pd.offsets.Week) else offset

@@ -169,7 +169,8 @@ def test_hooks_get_the_history_as_a_list(model: Path, rows: pd.DataFrame, tmp_pa
     assert not set(LAGS) & set(seen[0])
     difference = np.subtract(warm["prediction"], plain["prediction"])
     served = load_model(settings_for(model, tmp_path))
-    assert difference == pytest.approx(np.full(5, served.engine._model.coef_[:3].sum()))  # type: ignore[attr-defined]
+    engine: Any = served.engine
+    assert difference == pytest.approx(np.full(5, engine._model.coef_[:3].sum()))
     sample = served.request_schema.model_validate_json(
         json.dumps({"station": "KSEA", "date": "2012-01-04", "low": 1.0, "history": [1, 2, 3]})
     )

@@ -9,7 +9,7 @@ import pytest
 from conftest import wait_until_loaded
 from fastapi.testclient import TestClient
 from serving.api.app import create_app
-from serving.config.settings import MLflowSettings, ServingSettings, Settings
+from serving.config.settings import ServingSettings, Settings
 from serving.contract.recipe import Recipe
 from serving.errors import DataError, RecipeError, ServingError, TrainingError
 from serving.model.loading import load_model
@@ -28,12 +28,8 @@ FOREST = {
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """One store for all tests, because making one takes seconds."""
-    store = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(store)  # MLflow keeps artifacts in the working directory
-        return Settings(mlflow=MLflowSettings(tracking_uri=f"sqlite:///{store / 'mlflow.db'}"))
+def settings(local_store: Settings) -> Settings:
+    return local_store
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from conftest import wait_until_loaded
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 from serving.api.app import create_app
-from serving.config.settings import MLflowSettings, ServingSettings, Settings
+from serving.config.settings import ServingSettings, Settings
 from serving.contract.recipe import Recipe
 from serving.errors import DataError, RecipeError, TrainingError
 from serving.forecasting import SeriesForecaster
@@ -31,9 +31,8 @@ from serving.training.trainer import TrainingResult, train
 SEATTLE = Path(__file__).parents[2] / "data" / "seattle.csv"
 ETS = "statsforecast.models.AutoETS"
 WEEKLY = {"season_length": 7}
-needs_statsforecast = pytest.mark.skipif(
-    find_spec("statsforecast") is None, reason="needs statsforecast"
-)
+IS_ABSENT = find_spec("statsforecast") is None
+needs_statsforecast = pytest.mark.skipif(IS_ABSENT, reason="statsforecast is an optional package")
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +42,8 @@ def two() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    store = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(store)  # MLflow keeps artifacts in the working directory
-        return Settings(mlflow=MLflowSettings(tracking_uri=f"sqlite:///{store / 'mlflow.db'}"))
+def settings(local_store: Settings) -> Settings:
+    return local_store
 
 
 @pytest.fixture(autouse=True)

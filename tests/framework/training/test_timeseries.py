@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from matplotlib.axes import Axes
 from pydantic import ValidationError
 from serving.api.app import create_app
-from serving.config.settings import MLflowSettings, ServingSettings, Settings
+from serving.config.settings import ServingSettings, Settings
 from serving.contract.recipe import Recipe
 from serving.data.series import arrange
 from serving.errors import DataError, RecipeError, ServingError
@@ -45,12 +45,8 @@ def two(seattle: pd.DataFrame) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """One store for all tests, because making one takes seconds."""
-    store = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(store)  # MLflow keeps artifacts in the working directory
-        return Settings(mlflow=MLflowSettings(tracking_uri=f"sqlite:///{store / 'mlflow.db'}"))
+def settings(local_store: Settings) -> Settings:
+    return local_store
 
 
 @pytest.fixture(autouse=True)

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.tseries.frequencies import to_offset
 
 from serving.compilation.answer import Answer
 from serving.compilation.features import Feature, features_of, matrix
 from serving.compilation.graph import Graph
 from serving.errors import CompilationError
-from serving.forecasting import RecursiveForecaster, SeriesFeatures
+from serving.forecasting import RecursiveForecaster, SeriesFeatures, step_of
 
 Features = list[Feature]
 
@@ -80,11 +79,8 @@ def predict_recursively(
 
 
 def _seconds(frequency: str) -> float:
-    offset = to_offset(frequency)
-    if isinstance(offset, pd.offsets.Week):
-        return offset.n * 604_800.0
     try:
-        return pd.Timedelta(offset).total_seconds()  # type: ignore[arg-type]
+        return pd.Timedelta(step_of(frequency)).total_seconds()
     except ValueError:
         raise CompilationError(
             f"RecursiveForecaster adds the frequency {frequency} to times, and its length varies; "

@@ -17,6 +17,8 @@ from serving.errors import DataError, RecipeError
 ROWS = "rows"
 """The frequency of a series whose values may have any time between them."""
 _FREQUENCY = "data.forecasting.frequency"
+BACKTEST_COLUMNS = ("origin", "step", "time", "actual", "predicted")
+"""The columns of a backtest besides the entities."""
 MOST_TIMES = 10_000
 """A series may have so many times, and a hundred times as many as values, if all gaps are filled.
 More come from a wrong time, and would take all memory."""
@@ -107,10 +109,6 @@ def arrange(recipe: Recipe, frame: pd.DataFrame, path: str) -> Rows:
             *_about_series_without_rows(without, keys),
         ],
     )
-
-
-BACKTEST_COLUMNS = ("origin", "step", "time", "actual", "predicted")
-"""The columns of a backtest besides the entities."""
 
 
 def _check_names(recipe: Recipe, frame: pd.DataFrame, path: str) -> None:
